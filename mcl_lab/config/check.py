@@ -1,0 +1,197 @@
+"""The first stage of checking: everything that can be known about a config in a moment, without importing torch.
+
+What a constructor refuses, and what depends on devices and files, is the second stage, inside the tasks.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+from omegaconf import DictConfig, OmegaConf
+
+from mcl_lab.config import schema
+from mcl_lab.config.nearest import nearest
+from mcl_lab.config.plain import leaves, plain, resolve
+from mcl_lab.config.targets import check_target, signature_of
+from mcl_lab.config.values import check_value
+from mcl_lab.errors import InputError
+
+SEE_ALL = "see all settings with: python run.py --cfg job"
+_ENVIRONMENT_ALLOWED = re.compile(r"(hydra|tracking)\..*|data\.root")
+_NODE_KEYS = {"_args_", "_partial_", "_recursive_", "_convert_"}  # Hydra's, which would get around the signatures
+
+
+def check(config: DictConfig) -> None:
+    """Raise InputError for the first thing that is wrong with a composed or stored config."""
+    _check_keys("", config, schema.Config)
+    _check_environment(config)
+    _check_hydra(config)
+    tree = plain(config)
+    _check_numbers(tree)
+    for key, node in _nodes(tree):
+        check_target(key, node["_target_"])
+    _check_structure(tree)
+    _check_conflicts(tree)
+    if "hydra" in config and resolve(config, "hydra.run.dir") == "":
+        raise InputError("hydra.run.dir", "needs the name of a folder")
+
+
+def _check_structure(tree: dict) -> None:
+    _check_fields("", tree, schema.Config)
+    if tree["config_version"] > schema.CONFIG_VERSION:
+        raise InputError("config_version", f"{tree['config_version']} is newer than this code, which reads up to "
+                                           f"{schema.CONFIG_VERSION}; update mcl_lab")
+    for section, fields in (("trainer", schema.Trainer), ("tracking", schema.Tracking), ("data", schema.Data)):
+        _check_fields(section, tree[section], fields)
+    for key in ("images", "augmentation"):
+        if tree["data"][key] is not None:
+            _check_node(f"data.{key}", tree["data"][key])
+    _check_peers(tree["pair"])
+    _check_loss(tree["loss"], len(tree["pair"]["peers"]))
+    for key in ("optimizer", "schedule", "task"):
+        _check_node(key, tree[key], schema.SUPPLIED[key])
+
+
+def _check_peers(pair: dict) -> None:
+    _check_fields("pair", pair, schema.Pair)
+    if not pair["peers"]:
+        raise InputError("pair.peers", "needs one peer or more, e.g. +network@pair.peers.a=resnet32")
+    for name, node in pair["peers"].items():
+        key = f"pair.peers.{name}"
+        if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
+            raise InputError(key, "a peer's name must be a letter followed by letters, digits and _")
+        head = _check_fields(key, node, schema.Network, open_ended=True)
+        _check_node(key, node, schema.SUPPLIED["pair.peers.*"], head)
+
+
+def _check_loss(loss: dict, peers: int) -> None:
+    head = _check_fields("loss", loss, schema.Loss, open_ended=True)
+    nodes = {name: node for name, node in loss.items() if name not in head and node is not None}
+    if not nodes:
+        raise InputError("loss", "needs at least one term, e.g. loss.classification")
+    for name, node in nodes.items():
+        attributes = _check_node(f"loss.{name}", node, schema.SUPPLIED["loss.*"])
+        if peers < attributes.get("min_peers", 1):
+            raise InputError("pair", f"loss={loss['name']} needs {attributes['min_peers']} peers or more for its term "
+                                     f"{name}, this pair has {peers}")
+        for other in attributes.get("requires", ()):
+            if other not in nodes:
+                raise InputError(f"loss.{other}", f"must be there as long as loss.{name} is; or set loss.{name}=null too")
+
+
+def _check_conflicts(tree: dict) -> None:
+    trainer, optimizer, schedule = tree["trainer"], tree["optimizer"], tree["schedule"]
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", trainer["device"]):
+        raise InputError("trainer.device", f"must be auto, cpu, cuda or cuda:N, not {trainer['device']!r}")
+    if trainer["precision"] == "tf32" and trainer["device"] == "cpu":
+        raise InputError("trainer.precision", "tf32 needs trainer.device=cuda; on the CPU choose float32 or bf16")
+    if optimizer.get("nesterov") and not optimizer.get("momentum"):
+        raise InputError("optimizer.nesterov", "true needs optimizer.momentum > 0")
+    warmup = schedule.get("warmup_epochs")
+    if warmup and warmup >= trainer["epochs"]:
+        raise InputError("schedule.warmup_epochs", f"must be less than trainer.epochs={trainer['epochs']}, not {warmup}")
+
+
+def _check_fields(key: str, node: dict, fields: type, open_ended: bool = False) -> set[str]:
+    """Keys and values of a section by its dataclass; returns the names of the fields."""
+    _check_keys(key, node, fields, open_ended)
+    declared = dataclasses.fields(fields)
+    for field in declared:
+        if field.name in node:
+            check_value(_join(key, field.name), node[field.name], field.type)
+    return {field.name for field in declared}
+
+
+def _check_keys(key: str, node: Mapping, fields: type, open_ended: bool = False) -> None:
+    declared = dataclasses.fields(fields)
+    names = {field.name for field in declared}
+    for name in node:
+        if name not in names and not open_ended and (key or name != "hydra"):
+            raise unknown_key(_join(key, name), [_join(key, known) for known in names])
+    for field in declared:
+        if field.name not in node and field.default is dataclasses.MISSING:
+            raise InputError(_join(key, field.name), f"is missing from the config; {SEE_ALL}")
+
+
+def unknown_key(key: str, known: Collection[str]) -> InputError:
+    """The error for a key that is not there, with the nearest one that is."""
+    apart = [name for name in known if not key.startswith(f"{name}.")]
+    return InputError(key, "there is no such setting" + (nearest(key, apart) or f"; {SEE_ALL}"))
+
+
+def arguments(tree: dict) -> Iterator[str]:
+    """The dotted keys of all arguments that the nodes of a plain config could be given."""
+    for key, node in _nodes(tree):
+        try:
+            check_target(key, node["_target_"])
+            yield from (f"{key}.{name}" for name in signature_of(key, node["_target_"]).parameters)
+        except InputError:
+            continue  # what is wrong with the node is not asked here
+
+
+def _check_node(key: str, node: dict, supplied: Collection[str] = (), head: Collection[str] = ()) -> dict[str, object]:
+    """A node with a `_target_` by the signature of its class or function; returns the class attributes.
+
+    supplied: arguments that the program adds. head: keys of the node that are no arguments.
+    """
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise InputError(f"{key}._target_", "is missing: a node needs the dotted name of a class or function")
+    signature = signature_of(key, node["_target_"])
+    for name, value in node.items():
+        if name == "_target_" or name in head:
+            continue
+        if name in supplied or name in _NODE_KEYS:
+            raise InputError(f"{key}.{name}", "is set by the program, not by a config; remove it")
+        if name not in signature.parameters and not signature.accepts_any:
+            raise unknown_key(f"{key}.{name}", [f"{key}.{known}" for known in signature.parameters.keys() - supplied])
+        if isinstance(value, dict) and "_target_" in value:
+            _check_node(f"{key}.{name}", value)
+        else:
+            check_value(
+                f"{key}.{name}", value, signature.parameters.get(name), within=schema.RANGES.get(f"{key}.{name}")
+            )
+    for name in sorted(signature.required - node.keys() - set(supplied)):
+        raise InputError(f"{key}.{name}", f"needs a value: {node['_target_']} has no default for it")
+    return signature.attributes
+
+
+def _check_environment(config: DictConfig) -> None:
+    # Values from the environment may be secrets, and a run's config is stored and shown.
+    for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
+        if "oc.env" in str(value) and not _ENVIRONMENT_ALLOWED.fullmatch(key):
+            raise InputError(key, "oc.env is allowed only in data.root, tracking.* and hydra.*; write the value itself")
+
+
+def _check_hydra(config: DictConfig) -> None:
+    if "hydra" not in config:
+        return
+    raw = {"hydra": OmegaConf.to_container(config.hydra, resolve=False)}
+    for key, node in _nodes(raw):
+        check_target(key, node["_target_"])
+    for key, _ in leaves(raw):
+        if "()" in key.split("."):
+            raise InputError(key, "a logging factory is not allowed")
+
+
+def _check_numbers(tree: dict) -> None:
+    for key, value in leaves(tree):
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(key, f"must be a finite number, not {number}")
+
+
+def _nodes(tree: object, key: str = "") -> Iterator[tuple[str, dict]]:
+    """(dotted key, node) of every mapping with a `_target_`, at any depth, in lists too."""
+    if isinstance(tree, dict):
+        if "_target_" in tree:
+            yield key, tree
+        for name, value in tree.items():
+            yield from _nodes(value, _join(key, name))
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            yield from _nodes(value, _join(key, index))
+
+
+def _join(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)

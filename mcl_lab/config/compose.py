@@ -1,0 +1,182 @@
+"""From a command line to a config, through Hydra; its errors become InputErrors that name the setting."""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mcl_lab.config.check import SEE_ALL, arguments, unknown_key
+from mcl_lab.config.key import run_name
+from mcl_lab.config.nearest import nearest
+from mcl_lab.config.plain import leaves, resolve
+from mcl_lab.errors import InputError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The config of one run, `hydra` included, composed but not checked.
+
+    Raises InputError for what cannot be composed: unknown groups, options and keys, and what Hydra cannot parse.
+    """
+    parsed = parse(overrides)
+    for override in parsed:
+        _refuse_early(override)
+    try:
+        return _compose(overrides)
+    except MissingConfigException as error:
+        raise _missing_option(error, parsed) from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise _translated(error, parsed) from error
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """The overrides in Hydra's own terms. Raises InputError for one that cannot be read."""
+    parser, parsed = OverridesParser.create(), []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except OverrideParseException as error:
+            reason = error.message.splitlines()[-1 if "missing EQUAL" in error.message else 0]
+            hint = "write KEY=VALUE" if "=" not in text else "quote special characters: 'KEY=\"VALUE\"'"
+            raise InputError(_key_of(text), f"cannot read {text!r} ({reason}); {hint}") from error
+    return parsed
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """One list of overrides for each run of a multirun, in the order and form of Hydra's own sweeper."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # there is no public name for it
+
+    try:
+        return BasicSweeper.split_arguments(parse(overrides), max_batch_size=None)[0]
+    except HydraException as error:
+        raise InputError("--multirun", str(error)) from error
+
+
+def is_group(name: str) -> bool:
+    """Whether `name` is a config group, `optimizer`, and not a key."""
+    return name.startswith("hydra/") or bool(name) and (CONF / name).is_dir()
+
+
+def overrides(config: DictConfig) -> list[str]:
+    """What was typed for this config, Hydra's own settings aside."""
+    return list(config.hydra.overrides.task)
+
+
+def run_folder(config: DictConfig) -> Path:
+    """Where the run lives; it need not exist."""
+    return Path(str(resolve(config, "hydra.run.dir")))
+
+
+def defaults_for(config: DictConfig) -> DictConfig:
+    """The config with the same choice in each group, without experiment and without a value of its own."""
+    choices = {
+        group: choice
+        for group, choice in config.hydra.runtime.choices.items()
+        if choice is not None and not group.startswith(("hydra/", "experiment"))
+    }
+    groups = [f"{group}={choice}" for group, choice in choices.items() if "@" not in group]
+    base = _compose(groups)
+    peers = {group: choice for group, choice in base.hydra.runtime.choices.items() if "@" in group}
+    changed = [
+        f"{'' if group in peers else '+'}{group}={choice}"
+        for group, choice in choices.items()
+        if "@" in group and peers.get(group) != choice
+    ]
+    removed = [f"~{group}" for group in peers if group not in choices]
+    return _compose([*groups, *changed, *removed]) if changed or removed else base
+
+
+def register_resolvers() -> None:
+    """Make `${run_name:}` known to OmegaConf: the default folder of the config it stands in."""
+    OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    register_resolvers()
+    outer = GlobalHydra.instance().hydra  # there is one inside a multirun, and Hydra refuses a second
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), job_name="run", version_base="1.3"):
+            return hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def _refuse_early(override: Override) -> None:
+    """What Hydra would refuse without naming the setting, or would not refuse."""
+    key = override.get_key_element().lstrip("+~")
+    if not override.key_or_group:
+        raise InputError(str(override.input_line), "has no key; write KEY=VALUE")
+    if override.is_sweep_override():
+        raise InputError(key, "several values make several runs: add --multirun (-m)")
+    if is_group(override.key_or_group) and not override.is_delete():
+        value = override.value()
+        if not isinstance(value, list) and not (isinstance(value, str) and value):
+            options = _options(override.key_or_group)
+            raise InputError(key, f"is a group and needs the name of an option: {_listed(options)}")
+
+
+def _missing_option(error: MissingConfigException, parsed: Collection[Override]) -> InputError:
+    missing = (error.missing_cfg_file or "").removesuffix(".yaml")
+    for override in parsed:
+        for value in override.value() if isinstance(override.value(), list) else [override.value()]:
+            if missing == f"{override.key_or_group}/{value}":
+                options = _options(override.key_or_group) | set(error.options or ())
+                key = override.get_key_element().lstrip("+")
+                return InputError(key, f"there is no option {value}{nearest(str(value), options)}; {_listed(options)}")
+    return InputError(missing or "config", " ".join(str(error).split("Config search path")[0].split()))
+
+
+def _translated(error: Exception, parsed: Collection[Override]) -> InputError:
+    message = " ".join(str(error).split())
+    quoted = re.search(r"'([^']+)'", message)
+    key = getattr(error, "full_key", None) or (quoted.group(1) if quoted else "config")
+    if message.startswith("Could not override") and "default list" not in message:
+        known = _known_keys(parsed)
+        if key in known:
+            return InputError(key, f"is not in this config yet; to add it write +{key}=VALUE")
+        return unknown_key(key, known)
+    if message.startswith("Could not override"):
+        known = [group for group in _compose([]).hydra.runtime.choices if not group.startswith("hydra/")]
+        return InputError(key, f"there is no such group in the config{nearest(key, known)}; to add it write +{key}=OPTION")
+    if message.startswith("Could not append") and "already" in message:
+        return InputError(key, f"is already in the config; write {key}=VALUE without the +")
+    if message.startswith("Could not delete"):
+        return InputError(key, f"cannot be removed: {message}{nearest(key, _known_keys(parsed))}")
+    return InputError(key, message)
+
+
+def _known_keys(parsed: Collection[Override]) -> list[str]:
+    """Groups, and keys of the config with this command line's options: those that are there and those that may be."""
+    groups = [override.input_line for override in parsed if is_group(override.key_or_group)]
+    try:
+        config = _compose(groups)
+    except (HydraException, OmegaConfBaseException):
+        config = _compose([])
+    tree = OmegaConf.to_container(config, resolve=False)
+    hydra = [f"hydra.{key}" for key in tree.pop("hydra")]
+    groups = [group.name for group in CONF.iterdir() if group.is_dir()]
+    return [key for key, _ in leaves(tree)] + list(arguments(tree)) + hydra + groups
+
+
+def _options(group: str) -> set[str]:
+    folder = CONF / group
+    return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
+
+
+def _listed(options: Collection[str]) -> str:
+    return "choose one of " + ", ".join(sorted(options)) if options else SEE_ALL
+
+
+def _key_of(text: str) -> str:
+    return text.partition("=")[0].lstrip("+~") or text

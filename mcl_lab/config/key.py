@@ -1,0 +1,99 @@
+"""What a run is known by: the key, a hash of what decides its numbers, and names made from it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+
+from omegaconf import DictConfig
+
+from mcl_lab.config.plain import leaves, plain
+
+_GROUPS = ("pair", "loss", "optimizer", "schedule", "data")
+TRAINER_KEYS = ("epochs", "max_steps", "precision")  # the trainer's settings that decide numbers
+
+
+def key_config(config: DictConfig) -> dict:
+    """What decides the numbers of a run, as plain values: 1.0 is 1, and a loss node that is null is not there."""
+    tree = plain(config)
+    kept = {name: tree[name] for name in (*_GROUPS, "seed")}
+    kept["trainer"] = {name: tree["trainer"][name] for name in TRAINER_KEYS}
+    kept["data"] = _without_roots(kept["data"])
+    kept["loss"] = {name: node for name, node in kept["loss"].items() if node is not None}
+    return _canonical(kept)
+
+
+def run_key(config: DictConfig) -> str:
+    """SHA-256 of `key_config` in hexadecimal digits."""
+    return _hash(key_config(config))
+
+
+def recipe_key(config: DictConfig) -> str:
+    """The key without pair, loss and seed: runs of one recipe can be compared."""
+    return _hash({name: value for name, value in key_config(config).items() if name not in ("pair", "loss", "seed")})
+
+
+def run_name(config: DictConfig) -> str:
+    """`<pair>-<loss>-s<seed>-<first 8 digits of the key>`, fit to be a folder's name."""
+    return f"{pair_name(config)}-{_file_name(config.loss.name)}-s{config.seed}-{run_key(config)[:8]}"
+
+
+def pair_name(config: DictConfig) -> str:
+    """`single-resnet32` for one peer, `resnet32` for two of a kind, `resnet32x3` for three, else the names joined.
+
+    The order is that of the peers' keys, not of the file; fit to be part of a folder's name.
+    """
+    peers = _peers(config)
+    names = [_file_name(node["name"]) for node in peers]
+    if len(names) == 1:
+        return f"single-{names[0]}"
+    if pair_kind(config) == "homogeneous":
+        return names[0] if len(names) == 2 else f"{names[0]}x{len(names)}"
+    return "_".join(names)[:100]
+
+
+def pair_kind(config: DictConfig) -> str:
+    """`single`, `homogeneous` (the same network with the same arguments throughout) or `heterogeneous`."""
+    peers = _peers(config)
+    if len(peers) == 1:
+        return "single"
+    return "homogeneous" if all(node == peers[0] for node in peers) else "heterogeneous"
+
+
+def differences(ours: Mapping, theirs: Mapping) -> list[str]:
+    """The leaves in which two plain configs (`key_config`) differ, as lines `optimizer.lr: 0.1 -> 0.2`."""
+    before, after = dict(leaves(ours)), dict(leaves(theirs))
+    return [
+        f"{key}: {before.get(key, '(none)')} -> {after.get(key, '(none)')}"
+        for key in sorted(before.keys() | after.keys())
+        if key not in before or key not in after or before[key] != after[key]
+    ]
+
+
+def _peers(config: DictConfig) -> list[dict]:
+    peers = plain(config)["pair"]["peers"]
+    return [_canonical(peers[key]) for key in sorted(peers)]
+
+
+def _hash(tree: dict) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _without_roots(tree: object) -> object:
+    if isinstance(tree, dict):
+        return {key: _without_roots(value) for key, value in tree.items() if key != "root"}
+    return tree
+
+
+def _canonical(tree: object) -> object:
+    if isinstance(tree, dict):
+        return {str(key): _canonical(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_canonical(value) for value in tree]
+    if isinstance(tree, float) and tree.is_integer():
+        return int(tree)
+    return tree
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._]+", "-", str(name)).strip("-.")[:40] or "unnamed"

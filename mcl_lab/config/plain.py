@@ -1,0 +1,41 @@
+"""A config as plain Python values."""
+
+from collections.abc import Iterator, Mapping
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mcl_lab.errors import InputError
+
+
+def plain(config: DictConfig) -> dict:
+    """The config without `hydra`, every interpolation resolved. Raises InputError for a missing or broken value."""
+    names = [name for name in config if name != "hydra"]
+    for key, value in leaves({name: raw(config, name) for name in names}):
+        if value == "???":
+            raise InputError(key, f"needs a value, e.g. {key}={'PATH' if key.endswith('root') else 'VALUE'}")
+    return {name: resolve(config, name) for name in names}
+
+
+def raw(config: DictConfig, name: str) -> object:
+    """The plain value of a top-level key as it is written, interpolations and missing values (`???`) included."""
+    return OmegaConf.to_container(OmegaConf.masked_copy(config, name), resolve=False)[name]
+
+
+def resolve(config: DictConfig, key: str) -> object:
+    """The plain value at a dotted key, its interpolations resolved. Raises InputError when they cannot be."""
+    try:
+        node = OmegaConf.select(config, key)
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0].replace("while resolving interpolation", "in the interpolation")
+        raise InputError(error.full_key or key, f"its ${{...}} cannot be resolved: {reason}") from error
+
+
+def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of everything that is not a mapping; lists, null and empty mappings are values."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

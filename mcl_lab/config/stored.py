@@ -1,0 +1,109 @@
+"""The config.yaml of a run folder: written, read back as input that may be hostile, and resumed from."""
+
+import copy
+import re
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mcl_lab.config.check import check
+from mcl_lab.config.compose import is_group, overrides, parse
+from mcl_lab.config.key import TRAINER_KEYS, differences, key_config
+from mcl_lab.config.plain import leaves, plain
+from mcl_lab.errors import InputError
+
+FILE_NAME = "config.yaml"
+
+
+def to_yaml(config: DictConfig) -> str:
+    """The text of config.yaml: everything resolved, user and password taken out of URIs.
+
+    Of `hydra` it keeps what was typed and the choice in each group.
+    """
+    tree = plain(config) | {"resume": None}
+    choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    tree["hydra"] = {"overrides": {"task": overrides(config)}, "runtime": {"choices": choices}}
+    return re.sub(r"://[^/\s'\"]*@", "://", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+
+def read_config(folder: str | Path, key: str) -> DictConfig:
+    """The checked config of a run folder.
+
+    Raises InputError(key) for a folder or file that is not there or cannot be read, for a config that newer code
+    wrote, and for anything that `check` refuses or that would be evaluated.
+    """
+    path = Path(folder) / FILE_NAME
+    if not str(folder) or not Path(folder).is_dir():
+        raise InputError(key, f"must be the folder of a run; {str(folder)!r} is no folder")
+    if not path.is_file():
+        raise InputError(key, f"{folder} has no {FILE_NAME}, so it is not the folder of a run")
+    try:
+        config = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise InputError(key, f"{path} cannot be read: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise InputError(key, f"{path} is not a config")
+    for name, value in leaves(OmegaConf.to_container(config, resolve=False)):
+        if "${" in str(value):
+            raise InputError(key, f"{path}: {name} holds an interpolation, which no stored config does")
+    try:
+        check(config)
+        _check_record(config)
+    except InputError as error:
+        raise InputError(key, f"{path}: {error}") from error
+    return config
+
+
+def resumed(config: DictConfig) -> DictConfig:
+    """The config of the run in the folder `config.resume`, with what this command line sets besides.
+
+    Only settings that do not decide numbers may be set; a group like `trainer=cpu` changes those of its settings.
+    Raises InputError("resume").
+    """
+    folder = config.resume
+    stored = read_config(folder, "resume")
+    result = copy.deepcopy(stored)
+    for override in parse(overrides(config)):
+        name = override.package or override.key_or_group.replace("/", ".")
+        if override.key_or_group == "experiment":
+            raise InputError("resume", f"goes by the config in {folder}; leave experiment out")
+        if name == "resume" or name.startswith("hydra"):
+            continue
+        _copy(config, result, name)
+        if is_group(override.key_or_group) and name == "trainer":
+            for kept in TRAINER_KEYS:
+                result.trainer[kept] = stored.trainer[kept]
+    changed = differences(key_config(stored), key_config(result))
+    if changed:
+        raise InputError("resume", f"this would change the numbers of {folder}: {'; '.join(changed)}")
+    result.resume = folder
+    result.hydra = config.hydra
+    result.hydra.run.dir = folder
+    result.hydra.overrides.task = stored.hydra.overrides.task
+    result.hydra.runtime.choices = stored.hydra.runtime.choices
+    return result
+
+
+def _copy(source: DictConfig, target: DictConfig, name: str) -> None:
+    """Set the node at a dotted name as it is in `source`; not there, it goes from `target` too."""
+    parent, _, last = name.rpartition(".")
+    tree = plain(source)
+    for part in name.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            node = OmegaConf.select(target, parent) if parent else target
+            if isinstance(node, DictConfig):
+                node.pop(last, None)
+            return
+        tree = tree[part]
+    OmegaConf.update(target, name, tree, merge=False)
+
+
+def _check_record(config: DictConfig) -> None:
+    """The few things that to_yaml keeps of `hydra`."""
+    task = OmegaConf.select(config, "hydra.overrides.task")
+    choices = OmegaConf.select(config, "hydra.runtime.choices")
+    words = [*(task or []), *(choices or {}), *[choice for choice in (choices or {}).values() if choice is not None]]
+    if task is None or choices is None or not all(isinstance(word, str) for word in words):
+        raise InputError("hydra", "must hold what was typed (overrides.task) and the choices (runtime.choices)")

@@ -1,0 +1,97 @@
+"""CIFAR-10 and CIFAR-100 by torchvision's own loaders, with errors that say which file to put where."""
+
+import contextlib
+import fcntl
+import http.client
+import socket
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mcl_lab.errors import InputError
+
+Part = tuple[Tensor, Tensor, tuple[str, ...]]  # images (N, 3, 32, 32) uint8, labels (N,) int64, classes
+
+
+def load(name: str, root: Path, checksums: Mapping[str, str] | None = None) -> tuple[Part, Part]:
+    """Train and test part of torchvision's data set `name`, CIFAR10 or CIFAR100, in the folder `root`.
+
+    Nothing is written when the files lie there unpacked. `checksums`: see `datasets.cifar100`.
+    Raises InputError `data.root`.
+    """
+    # A second or more to import, which the other sources need not wait for.
+    import torchvision.datasets
+
+    dataset = getattr(torchvision.datasets, name)
+    if checksums is not None:
+        dataset = _with_checksums(dataset, checksums)
+    try:
+        train = dataset(root, train=True)
+    except RuntimeError:  # not there, or corrupt
+        _download(dataset, root)
+        train = dataset(root, train=True)
+    return _part(train), _part(dataset(root, train=False))
+
+
+def _part(dataset) -> Part:
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(dataset.targets), tuple(dataset.classes)
+
+
+def _with_checksums(dataset: type, checksums: Mapping[str, str]) -> type:
+    members = {
+        split: [[name, checksums[name]] for name, _ in getattr(dataset, split)] for split in ("train_list", "test_list")
+    }
+    meta = {**dataset.meta, "md5": checksums[dataset.meta["filename"]]}
+    return type(dataset.__name__, (dataset,), {"tgz_md5": checksums[dataset.filename], "meta": meta, **members})
+
+
+def _download(dataset: type, root: Path) -> None:
+    """Unpacks the archive in `root`, downloading it first when it is missing or corrupt."""
+    from torchvision.datasets.utils import check_integrity
+
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    archive = root / dataset.filename
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(root / f".{dataset.filename}.lock"), _network_timeout(30):
+            dataset(root, download=True)
+    # What torchvision lets through: no network, no space, no permission; a wrong checksum; a bad archive.
+    except (OSError, http.client.HTTPException, RuntimeError, tarfile.TarError, EOFError, zlib.error) as error:
+        if not archive.exists():
+            problem = f"{archive} is not there and cannot be downloaded; put {dataset.url} there"
+        elif not check_integrity(archive, dataset.tgz_md5):
+            problem = f"{archive} is corrupt and cannot be downloaded again; put a sound copy of {dataset.url} there"
+        else:
+            problem = f"{archive} cannot be unpacked into {root / dataset.base_folder}"
+        for folder in made:
+            with contextlib.suppress(OSError):  # not empty, or never made
+                folder.rmdir()
+        raise InputError("data.root", f"{problem} ({error})") from error
+
+
+@contextlib.contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    """The jobs of a sweep start together and must not write one file at once: the others wait for the first."""
+    with open(lock, "w") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _network_timeout(seconds: float) -> Iterator[None]:
+    """A compute node's firewall often drops packets silently; without a limit, the attempt would last minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

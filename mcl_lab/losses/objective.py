@@ -1,0 +1,51 @@
+"""The objective: named, weighted terms, their own parameters, and the ensembles some of them need.
+
+N peers, S_i heads of peer i, B batch, C classes, D_i embedding width of peer i, P pairs of embeddings (contrastive.py).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from mcl_lab.losses.aggregation import Aggregator
+from mcl_lab.losses.term import LossInput
+
+
+class CohortOutput(Protocol):
+    embeddings: Sequence[Sequence[Tensor]]
+    logits: Sequence[Sequence[Tensor]]
+
+
+class Objective(nn.Module):
+    """The sum of its terms.
+
+    terms: by name; their parameters, projection heads say, are trained with the peers.
+    aggregator: combines each peer's heads into its ensemble, a teacher and a classifier of its own.
+    pair_weights: embeddings to layer-matching weights (P, B), without gradient; None: all 1.
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[str, nn.Module],
+        *,
+        aggregator: Aggregator | None = None,
+        pair_weights: Callable[[Sequence[Sequence[Tensor]]], Tensor] | None = None,
+    ):
+        super().__init__()
+        self.terms = nn.ModuleDict(terms)
+        self.aggregator = aggregator
+        self.pair_weights = pair_weights
+
+    def forward(self, output: CohortOutput, labels: Tensor) -> dict[str, Tensor]:
+        """What the cohort puts out and labels (B,) to weighted scalar terms, whose sum is the loss."""
+        weights = self.pair_weights(output.embeddings) if self.pair_weights else None
+        batch = LossInput(output.embeddings, output.logits, self.ensembles(output), labels, weights)
+        losses = self.aggregator(batch) if self.aggregator else {}
+        for term in self.terms.values():
+            losses = {**losses, **term(batch)}
+        return losses
+
+    def ensembles(self, output: CohortOutput) -> list[Tensor] | None:
+        """Each peer's ensemble logits (B, C), or None without an aggregator."""
+        return self.aggregator.combine(output.embeddings, output.logits) if self.aggregator else None

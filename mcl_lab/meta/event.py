@@ -1,0 +1,72 @@
+"""The meta event: one hypergradient step of the weight network (L-MCL, TPAMI 2023, section 3.5)."""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mcl_lab.meta.hypergradient import hypergradient
+
+
+class MetaEvent:
+    """After batches 0, every, 2 every, ... of an epoch the weight network learns from where virtual steps lead.
+
+    losses: module of the parameters that take the virtual steps; `losses(images, labels, weight_network)` is the scalar
+        they descend on with the layer-matching weights, `losses(images, labels, None)` the one that judges the weights.
+    weight_network: its parameters are trained by `optimizer`, and by nothing else.
+    inner_steps, outer_steps, momentum, weight_decay: of the virtual SGD (hypergradient.py).
+
+    But for the weight network and its optimizer an event leaves everything as it was: parameters, buffers, gradients and
+    random states.
+    """
+
+    def __init__(
+        self,
+        losses: nn.Module,
+        weight_network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: Annotated[int, ">= 1"] = 50,
+        inner_steps: Annotated[int, ">= 1"] = 2,
+        outer_steps: Annotated[int, ">= 0"] = 1,
+        momentum: Annotated[float, "[0, 1)"] = 0.9,
+        weight_decay: Annotated[float, ">= 0"] = 0.0005,
+    ):
+        self.losses = losses
+        self.weight_network = weight_network
+        self.optimizer = optimizer
+        self.every = every
+        self.virtual_steps = dict(
+            inner_steps=inner_steps, outer_steps=outer_steps, momentum=momentum, weight_decay=weight_decay
+        )
+
+    def due(self, batch: int) -> bool:
+        """Whether an event follows the update of this batch, counted from 0 in each epoch."""
+        return batch % self.every == 0
+
+    def hypergradient(self, images: Tensor, labels: Tensor, lr: float) -> list[Tensor]:
+        """The outer loss's gradient by each parameter of the weight network, on images (B, 3, H, W) and labels (B,), with
+        virtual steps of length `lr`. Changes nothing, so it may be broken off anywhere."""
+        buffers = {name: buffer.clone() for name, buffer in self.losses.named_buffers()}
+        cuda = [images.device] if images.is_cuda else []
+
+        def loss(theta: dict[str, Tensor], weight_network: nn.Module | None) -> Tensor:
+            with torch.random.fork_rng(devices=cuda):  # every call draws the same dropout, and none of it is used up
+                return functional_call(self.losses, {**theta, **buffers}, (images, labels, weight_network))
+
+        return hypergradient(
+            lambda theta: loss(theta, self.weight_network),
+            lambda theta: loss(theta, None),
+            dict(self.losses.named_parameters()),
+            list(self.weight_network.parameters()),
+            lr=lr,
+            **self.virtual_steps,
+        )
+
+    def apply(self, gradients: list[Tensor]) -> None:
+        """One step of the weight network's optimizer along `gradients`."""
+        for parameter, gradient in zip(self.weight_network.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)

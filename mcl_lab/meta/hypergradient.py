@@ -1,0 +1,105 @@
+"""The exact gradient of an outer loss through unrolled SGD steps, by reverse mode with recomputation.
+
+With g_t = grad loss_t(theta_t) + decay * theta_t, the virtual steps are
+    m_0 = g_0,   m_t = momentum * m_{t-1} + g_t,   theta_{t+1} = theta_t - lr * m_t.
+Let a and b be the derivatives of the final outer loss by theta_{t+1} and by m_t. Going back over the steps,
+    b <- momentum * b - lr * a,   meta gradient += d/d meta (g_t . b),   a <- a + decay * b + d/d theta (grad loss_t . b),
+so that the graph of one step exists at a time, where a plain unroll keeps those of all.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+Loss = Callable[[dict[str, Tensor]], Tensor]
+
+
+def hypergradient(
+    inner_loss: Loss,
+    outer_loss: Loss,
+    params: Mapping[str, Tensor],
+    meta_params: Sequence[Tensor],
+    *,
+    inner_steps: int,
+    outer_steps: int = 1,
+    lr: float,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+) -> list[Tensor]:
+    """Gradient by `meta_params`, in their order, of `outer_loss` after virtual SGD steps: `inner_steps` on `inner_loss`, then
+    `outer_steps` on `outer_loss`.
+
+    inner_loss, outer_loss: map a dict with the names and shapes of `params` to a scalar; called again with the same values
+    they give the same scalar. Only `inner_loss` depends on `meta_params`, tensors that require gradient.
+    One momentum buffer runs through all steps (its first value is the gradient itself, no Nesterov); the weight decay is on
+    every tensor, with or without a gradient of its own. What a loss detaches is held fixed in second derivatives as well.
+    `params` and every `.grad` are left as they are.
+    """
+    shapes = {name: value.shape for name, value in params.items()}
+    theta = torch.cat([value.detach().flatten() for value in params.values()])
+    losses = [_of_vector(inner_loss, shapes)] * inner_steps + [_of_vector(outer_loss, shapes)] * outer_steps
+
+    visited, buffer = [], torch.zeros_like(theta)
+    for loss in losses:
+        visited.append(theta)
+        buffer = momentum * buffer + _gradient(loss, theta) + weight_decay * theta
+        theta = theta - lr * buffer
+
+    by_theta = _gradient(_of_vector(outer_loss, shapes), theta)
+    by_buffer = torch.zeros_like(theta)
+    by_meta = [torch.zeros_like(value) for value in meta_params]
+    for step in reversed(range(len(losses))):
+        by_buffer = momentum * by_buffer - lr * by_theta
+        asked = list(meta_params) if step < inner_steps else []
+        if step > 0:
+            through_theta, *through_meta = _second_derivatives(losses[step], visited[step], by_buffer, asked)
+            by_theta = by_theta + weight_decay * by_buffer + through_theta
+        else:  # nobody asks for the derivative by the values that the steps started from
+            through_meta = _mixed_derivatives(losses[step], visited[step], by_buffer, asked)
+        if asked:
+            by_meta = [total + part for total, part in zip(by_meta, through_meta, strict=True)]
+    return by_meta
+
+
+def _of_vector(loss: Loss, shapes: dict[str, torch.Size]) -> Callable[[Tensor], Tensor]:
+    """The loss as a function of one vector, the parameters end to end, so that steps and products read as formulas."""
+    sizes = [shape.numel() for shape in shapes.values()]
+
+    def of_vector(theta: Tensor) -> Tensor:
+        parts = theta.split(sizes)
+        return loss({name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)})
+
+    return of_vector
+
+
+def _gradient(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    theta = theta.detach().requires_grad_()
+    return torch.autograd.grad(loss(theta), theta)[0]
+
+
+def _second_derivatives(
+    loss: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor, meta_params: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """Gradients of (grad loss . direction) by theta and by each of `meta_params`, by double backward."""
+    theta = theta.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
+    return torch.autograd.grad(gradient, [theta, *meta_params], grad_outputs=direction, materialize_grads=True)
+
+
+def _mixed_derivatives(
+    loss: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor, meta_params: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """Gradients of (grad loss . direction) by each of `meta_params`.
+
+    The product is the loss's derivative along the direction, which forward mode carries through the network without
+    a graph; reverse mode then has only what lies between `meta_params` and the loss to go back through.
+    """
+    if not meta_params:
+        return ()
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # PyTorch's own forward mode still uses it
+        along = forward_ad.unpack_dual(loss(forward_ad.make_dual(theta, direction))).tangent
+        return torch.autograd.grad(along, meta_params, materialize_grads=True)

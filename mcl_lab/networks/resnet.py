@@ -1,0 +1,73 @@
+"""ResNet for 32x32 images (He et al., CVPR 2016, section 4.2), with basic or bottleneck blocks."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from torch import Tensor, nn
+
+from mcl_lab.networks.staged import StagedNetwork
+
+
+class ResNet(StagedNetwork):
+    """Stem of one 3x3 convolution, then one stage for each entry of `blocks`; all stages but the first halve the size.
+
+    blocks: residual blocks in each stage. widths: planes of each stage; a bottleneck block puts out four times as many.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        block: Literal["basic", "bottleneck"],
+        blocks: Sequence[Annotated[int, ">= 1"]],
+        widths: Sequence[Annotated[int, ">= 1"]],
+    ):
+        make_block, expansion = {"basic": (_basic, 1), "bottleneck": (_bottleneck, 4)}[block]
+        stem = nn.Sequential(_conv(3, widths[0], 3), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
+        stages, channels = [], widths[0]
+        for index, (count, planes) in enumerate(zip(blocks, widths, strict=True)):
+            stage = []
+            for position in range(count):
+                stride = 2 if index > 0 and position == 0 else 1
+                stage.append(_Residual(make_block(channels, planes, stride), channels, planes * expansion, stride))
+                channels = planes * expansion
+            stages.append(nn.Sequential(*stage))
+        super().__init__(stem, stages, nn.Identity(), width=channels, num_classes=num_classes)
+
+    def initialise(self, module: nn.Module) -> None:
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
+class _Residual(nn.Module):
+    """relu(residual(x) + shortcut(x))."""
+
+    def __init__(self, residual: nn.Module, channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.residual = residual
+        self.shortcut = nn.Identity()
+        if stride != 1 or channels != out_channels:
+            self.shortcut = nn.Sequential(_conv(channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(self.residual(x) + self.shortcut(x), inplace=True)
+
+
+def _basic(channels: int, planes: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        _conv(channels, planes, 3, stride), nn.BatchNorm2d(planes), nn.ReLU(inplace=True),
+        _conv(planes, planes, 3), nn.BatchNorm2d(planes),
+    )  # fmt: skip
+
+
+def _bottleneck(channels: int, planes: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        _conv(channels, planes, 1), nn.BatchNorm2d(planes), nn.ReLU(inplace=True),
+        _conv(planes, planes, 3, stride), nn.BatchNorm2d(planes), nn.ReLU(inplace=True),
+        _conv(planes, 4 * planes, 1), nn.BatchNorm2d(4 * planes),
+    )  # fmt: skip
+
+
+def _conv(channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels, out_channels, size, stride, padding=size // 2, bias=False)

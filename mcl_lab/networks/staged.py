@@ -1,0 +1,58 @@
+"""The form every network takes: a chain of stages that can be tapped.
+
+B batch, C classes, D embedding width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class StagedNetwork(nn.Module):
+    """An image classifier as stem, stages, neck, global average pooling and a linear classifier.
+
+    A network joins by handing its parts to this constructor; auxiliary branches are then made from them (branches.py).
+
+    stem: images (B, 3, H, W) to the first feature map.
+    stages: feature map to feature map; the output of each but the last is a tap for an auxiliary branch.
+    neck: what stands between the last stage and the pooling (a final BatchNorm and ReLU, a 1x1 convolution, or nothing).
+    width: D, channels after the neck. num_classes: C.
+    """
+
+    def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], neck: nn.Module, *, width: int, num_classes: int):
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.neck = neck
+        self.width = width
+        self.num_classes = num_classes
+        self.classifier = nn.Linear(width, num_classes)
+        self.initialise(self)
+
+    def initialise(self, module: nn.Module) -> None:
+        """Set the family's initial values in `module`, this network or a branch of it, whose layers hold PyTorch's own."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to the own head's logits (B, C)."""
+        features = self.stem(images)
+        for stage in self.stages:
+            features = stage(features)
+        return self.classifier(self.embed(features))
+
+    def taps(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) to the feature map after each stage."""
+        features, taps = self.stem(images), []
+        for stage in self.stages:
+            features = stage(features)
+            taps.append(features)
+        return taps
+
+    def embed(self, features: Tensor) -> Tensor:
+        """The last stage's feature map to the embedding (B, D)."""
+        return pool(self.neck(features))
+
+
+def pool(features: Tensor) -> Tensor:
+    """Global average pooling, (B, D, H, W) to (B, D)."""
+    return torch.flatten(nn.functional.adaptive_avg_pool2d(features, 1), 1)

@@ -1,0 +1,35 @@
+"""Finished runs on disk, and what of them can be compared."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+HEADLINE = "own_head_last_epoch"
+
+
+def read_result(folder: Path) -> dict | None:
+    """The result.json of a run folder; None when the run is not finished."""
+    try:
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def read_results(runs: Path) -> list[dict]:
+    """The results of all finished runs in a folder of run folders."""
+    results = (read_result(folder) for folder in sorted(runs.iterdir()) if folder.is_dir())
+    return [result for result in results if result is not None]
+
+
+def baseline_accuracies(results: Sequence[Mapping], like: Mapping, network: Mapping) -> list[float]:
+    """The headline accuracies (%) of `network` (a peer's node of the config) trained alone, one for each seed at hand.
+
+    like: the result to compare with; only runs of the same data, schedule, optimizer and precision count (`recipe_key`).
+    """
+    return [
+        peer[HEADLINE]
+        for result in results
+        if result["loss"] == "baseline" and result["recipe_key"] == like["recipe_key"]
+        for peer in result["peers"].values()
+        if peer["config"] == network
+    ]

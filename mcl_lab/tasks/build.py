@@ -1,0 +1,218 @@
+"""From a config to the objects of a run. All that they refuse is an InputError, and nothing is written."""
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mcl_lab.data.datasets import ImageSet, channel_statistics, split_validation
+from mcl_lab.data.loaders import EvaluationBatches, TrainingBatches
+from mcl_lab.errors import InputError
+from mcl_lab.losses.classification import classification
+from mcl_lab.losses.objective import Objective
+from mcl_lab.networks.cohort import Cohort
+
+
+def create(key: str, node: DictConfig, **offered):
+    """The object that a `_target_` node names, from its arguments and those of the offered ones that it takes.
+
+    Raises InputError(key) for what the constructor refuses.
+    """
+    target = hydra.utils.get_object(node._target_)
+    asked = inspect.signature(target).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in asked.values())
+    arguments = OmegaConf.to_container(node, resolve=True)
+    arguments = {name: value for name, value in arguments.items() if name != "_target_"}
+    try:
+        return target(**arguments, **{name: value for name, value in offered.items() if takes_all or name in asked})
+    except (TypeError, ValueError) as error:
+        raise InputError(key, str(error)) from error
+
+
+def use_device(trainer: DictConfig) -> torch.device:
+    """The device to train on, with threads, precision and determinism set. Raises InputError("trainer.device")."""
+    name = trainer.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError("trainer.device", f"{name} is not one of auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError("trainer.device", f"{name} is not there ({torch.cuda.device_count()} CUDA devices); use cpu or auto")
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
+    if trainer.precision == "tf32" and device.type == "cpu":
+        raise InputError("trainer.precision", "tf32 needs a CUDA device; use float32 or bf16")
+    torch.backends.cudnn.allow_tf32 = trainer.precision == "tf32"  # of convolutions; losses stay float32
+    torch.backends.cudnn.benchmark = not trainer.deterministic
+    torch.use_deterministic_algorithms(trainer.deterministic)
+    return device
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images on the device they are used on; `mean` and `std` per channel, of images in [0, 1]."""
+
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+    mean: list[float]
+    std: list[float]
+
+    @property
+    def evaluated(self) -> dict[str, ImageSet]:
+        return {"test": self.test} | ({"validation": self.validation} if self.validation else {})
+
+
+def build_data(data: DictConfig, device: torch.device) -> Data:
+    """Read the images, hold out those for validation, and bring them to the device."""
+    train, test = create("data.images", data.images)
+    validation = None
+    if data.validation > 0:  # the same images whatever the run's seed, so that seeds can be compared
+        train, validation = split_validation(train, data.validation, seed=0)
+    mean, std = channel_statistics(train.images)
+    return Data(
+        train=train.to(device),
+        validation=validation.to(device) if validation else None,
+        test=test.to(device),
+        mean=list(data.mean or mean),
+        std=list(data.std or std),
+    )
+
+
+def training_batches(config: DictConfig, data: Data) -> TrainingBatches:
+    """Batches as the loss wants them: class-balanced or plainly shuffled."""
+    return TrainingBatches(
+        data.train,
+        batch_size=config.data.batch_size,
+        class_balanced=config.loss.class_balanced,
+        augmentation=create("data.augmentation", config.data.augmentation) if config.data.augmentation else None,
+        mean=data.mean,
+        std=data.std,
+        seed=config.seed,
+        channels_last=config.trainer.channels_last,
+    )
+
+
+def evaluation_batches(images: ImageSet, data: Data, config: DictConfig) -> EvaluationBatches:
+    """All of `images`, normalised as the training images are."""
+    return EvaluationBatches(
+        images,
+        batch_size=max(256, config.data.batch_size),
+        mean=data.mean,
+        std=data.std,
+        channels_last=config.trainer.channels_last,
+    )
+
+
+@dataclass(frozen=True)
+class Learners:
+    """What learns: `weight_network` and `virtual_losses` when the loss has trained layer-matching weights."""
+
+    cohort: Cohort
+    objective: Objective
+    weight_network: nn.Module | None
+    virtual_losses: nn.Module | None
+
+
+def build_learners(config: DictConfig, num_classes: int, device: torch.device) -> Learners:
+    """The cohort and its objective, freshly initialised from PyTorch's random state."""
+    cohort = Cohort(
+        {key: build_network(config.pair.peers[key], key, num_classes) for key in sorted(config.pair.peers)},
+        branches=config.loss.branches,
+        autocast=torch.bfloat16 if config.trainer.precision == "bf16" else None,
+    ).to(device)
+    if config.trainer.channels_last:
+        cohort = cohort.to(memory_format=torch.channels_last)
+
+    nodes = {
+        str(name): create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes).to(device)
+        for name, node in config.loss.items()
+        if isinstance(node, DictConfig) and name != "meta_event"
+    }
+    weight_network = nodes.pop("weight_network", None)
+    aggregator = nodes.pop("aggregator", None)
+    for name, term in nodes.items():
+        if getattr(term, "needs_aggregator", False) and aggregator is None:
+            raise InputError(f"loss.{name}", f"needs loss.aggregator, whose ensembles it uses; leave it out with loss.{name}=null")
+    if not nodes and aggregator is None:
+        raise InputError("loss", "has no term left")
+    weighted = nodes.get("mutual_contrastive")
+    if weighted is None or not weighted.weights:
+        weight_network = None  # there is nothing to weigh
+    objective = Objective(nodes, aggregator=aggregator, pair_weights=_without_gradient(weight_network))
+    virtual_losses = VirtualLosses(cohort, weighted) if weight_network is not None else None
+    _refuse_weightless(cohort, objective, device)
+    return Learners(cohort, objective, weight_network, virtual_losses)
+
+
+def build_network(node: DictConfig, key: str, num_classes: int) -> nn.Module:
+    """A peer's network from its node of the config."""
+    arguments = OmegaConf.masked_copy(node, [name for name in node if name != "name"])
+    return create(f"pair.peers.{key}", arguments, num_classes=num_classes)
+
+
+def build_optimizer(config: DictConfig, params: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+    """An optimizer of `params` with its schedule."""
+    optimizer = create("optimizer", config.optimizer, params=list(params))
+    return optimizer, create("schedule", config.schedule, optimizer=optimizer)
+
+
+def build_meta_event(config: DictConfig, learners: Learners, optimizer: Optimizer):
+    """The event that trains the weight network by `optimizer`; None when the loss leaves the network as it is."""
+    if config.loss.get("meta_event") is None:
+        return None
+    return create(
+        "loss.meta_event",
+        config.loss.meta_event,
+        losses=learners.virtual_losses,
+        weight_network=learners.weight_network,
+        optimizer=optimizer,
+    )
+
+
+class VirtualLosses(nn.Module):
+    """What the virtual steps of a meta event change, the cohort and its projection heads, and the losses they descend on."""
+
+    def __init__(self, cohort: Cohort, contrastive: nn.Module):
+        super().__init__()
+        self.cohort = cohort
+        self.contrastive = contrastive
+
+    def forward(self, images: Tensor, labels: Tensor, weight_network: nn.Module | None) -> Tensor:
+        """The weighted contrastive terms; without weights the heads' cross-entropy, which judges the weights."""
+        embeddings, logits = self.cohort(images)
+        if weight_network is None:
+            return classification(logits, labels)
+        return sum(self.contrastive.losses(embeddings, labels, weight_network(embeddings)).values())
+
+
+def _refuse_weightless(cohort: Cohort, objective: Objective, device: torch.device) -> None:
+    """A trial on two blank images: an objective whose weights are all 0 has no terms."""
+    cohort.eval()
+    with torch.no_grad():
+        terms = objective(cohort(torch.zeros(2, 3, 32, 32, device=device)), torch.zeros(2, dtype=torch.int64, device=device))
+    cohort.train()
+    if not terms:
+        raise InputError("loss", "every term has weight 0")
+
+
+def _without_gradient(weight_network: nn.Module | None):
+    """As a function, so that the objective does not take the weight network for one of its own modules."""
+    if weight_network is None:
+        return None
+
+    @torch.no_grad()
+    def pair_weights(embeddings):
+        return weight_network(embeddings)
+
+    return pair_weights

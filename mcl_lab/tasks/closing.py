@@ -1,0 +1,95 @@
+"""The end of a run on the screen: the result, what it compares with, where everything is, and what comes next."""
+
+import os
+import shlex
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mcl_lab.config.compose import CONF, overrides
+from mcl_lab.results.runs import HEADLINE, baseline_accuracies, read_result, read_results
+from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
+
+COLUMNS = {  # figures of result.json
+    HEADLINE: "own head,\nlast epoch",
+    "own_head_best_epoch": "own head,\nbest epoch",
+    "best_of_all_heads_and_epochs": "best of all\nheads, epochs",
+    "ensemble_last_epoch": "ensemble,\nlast epoch",
+}
+
+
+def show_result(config: DictConfig, folder: Path, console: Console) -> None:
+    """Print a finished run's table of test accuracies and the commands that come next."""
+    result = read_result(folder)
+    results = read_results(folder.absolute().parent)
+    baselines = {key: baseline_accuracies(results, result, peer["config"]) for key, peer in result["peers"].items()}
+    is_baseline = result["loss"] == "baseline"
+    console.print()
+    console.print(result_table(result, {} if is_baseline else baselines))
+    lines = [("run folder", str(folder))]
+    if not is_baseline:
+        missing = {peer["network"] for key, peer in result["peers"].items() if not baselines[key]}
+        lines += [(f"baseline of {network}", command) for network in sorted(missing) if (command := baseline_command(config, network))]
+    lines += recording(config, folder)
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        console.print(f"{name:<{width}}  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def result_table(result: dict, baselines: dict[str, list[float]]) -> Table:
+    """Test accuracies in %, a row for each peer, beside the mean of its baselines when there are any."""
+    table = Table(
+        title=f"Test accuracy (%) on {result['dataset']}, {result['loss']}, seed {result['seed']}",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
+    table.add_column("peer")
+    shown = [name for name in COLUMNS if any(name in peer for peer in result["peers"].values())]
+    for name in shown:
+        table.add_column(COLUMNS[name], justify="right", style="bold" if name == HEADLINE else None)
+    if any(baselines.values()):
+        table.add_column("baseline,\nlast epoch", justify="right")
+        table.add_column("gain", justify="right")
+    for key, peer in result["peers"].items():
+        cells = [f"{key}: {peer['network']}", *(f"{peer[name]:.2f}" for name in shown)]
+        if baselines.get(key):
+            mean, count = statistics.mean(baselines[key]), len(baselines[key])
+            cells += [f"{mean:.2f}" + (f" (n={count})" if count > 1 else ""), f"{peer[HEADLINE] - mean:+.2f}"]
+        table.add_row(*cells)
+    return table
+
+
+def baseline_command(config: DictConfig, network: str) -> str | None:
+    """The command that trains `network` alone by this run's recipe; None for a network without a file of that name."""
+    if not (CONF / "pair" / "single" / f"{network}.yaml").exists():
+        return None
+    own = ("pair", "loss", "network", "hydra", "resume", "task")
+    kept = [word for word in overrides(config) if not word.lstrip("+~").startswith(own)]
+    return shlex.join([_relative(sys.executable), _relative(sys.argv[0]), *kept, f"pair=single/{network}", "loss=baseline"])
+
+
+def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
+    """How to look at the recorded run, or how to deliver a record that could not be."""
+    if config.tracking.uri is None:
+        return []
+    sync = shlex.join([_relative(sys.executable), _relative(sys.argv[0]), "task=sync", f"task.runs={folder}"])
+    if not wait_delivered(folder, config.tracking.wait):
+        return [("not yet recorded", f"{delivery_error(folder) or 'the tracking server is slow'}; later: {sync}")]
+    command, address = ui_hint(folder)
+    if command.startswith("mlflow "):
+        mlflow = Path(sys.executable).with_name("mlflow")
+        program = _relative(str(mlflow)) if mlflow.exists() and not shutil.which("mlflow") else "mlflow"
+        return [("MLflow UI", program + command.removeprefix("mlflow")), ("then open", f"http://127.0.0.1:5000/{address}")]
+    return [("MLflow UI", f"{command.rstrip('/')}/{address}")]
+
+
+def _relative(path: str) -> str:
+    """As a person would type it from here."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

@@ -1,0 +1,84 @@
+"""What is written down of a run besides its epochs: for the journal when it begins, in result.json when it ends."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from mcl_lab.config.compose import defaults_for
+from mcl_lab.config.key import key_config, pair_kind, pair_name, recipe_key, run_key
+from mcl_lab.config.plain import leaves, plain
+from mcl_lab.training.final import final_figures
+
+HOUSE = Path(__file__).resolve().parents[2]
+
+
+def record_of(config: DictConfig, folder: Path) -> dict:
+    """The journal's record: names, tags, and as parameters what a person compares runs by: pair, loss, dataset, seed, and
+    what of the run key differs from the defaults of the chosen options."""
+    tags = {
+        "pair": pair_name(config),
+        "kind": pair_kind(config),
+        "loss": str(config.loss.name),
+        "dataset": str(config.data.name),
+        "seed": str(config.seed),
+        "git_commit": git_commit(),
+    }
+    before, now = dict(leaves(key_config(defaults_for(config)))), dict(leaves(key_config(config)))
+    changed = {key: str(value) for key, value in now.items() if before.get(key) != value and key != "seed"}
+    return {
+        "run_key": run_key(config),
+        "name": folder.name,
+        "uri": config.tracking.uri,
+        "experiment": config.tracking.experiment,
+        "params": {name: tags[name] for name in ("pair", "loss", "dataset", "seed")} | changed,
+        "tags": tags,
+    }
+
+
+def result_of(config: DictConfig, records: list[dict], device: torch.device) -> dict:
+    """The content of result.json."""
+    peers = plain(config)["pair"]["peers"]
+    figures = final_figures(records, sorted(peers))
+    return {
+        "run_key": run_key(config),
+        "recipe_key": recipe_key(config),
+        "pair": pair_name(config),
+        "kind": pair_kind(config),
+        "loss": config.loss.name,
+        "dataset": config.data.name,
+        "seed": config.seed,
+        "epochs": len(records),
+        "steps": records[-1]["step"],
+        "peers": {key: {"network": peers[key]["name"], **figures[key], "config": peers[key]} for key in sorted(peers)},
+        "final": {f"final/{key}/{name}": value for key in figures for name, value in figures[key].items()},
+        "environment": {
+            "git_commit": git_commit(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": version("torchvision"),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+            "threads": torch.get_num_threads(),
+            "host": platform.node(),
+            "command": sys.argv[1:],
+        },
+    }
+
+
+def git_commit() -> str:
+    """The commit of this code, with `+changes` when files differ from it; `unknown` outside a git checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(HOUSE), *arguments], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
+    ).stdout.strip()

@@ -1,0 +1,73 @@
+"""task=sync: deliver to MLflow what runs recorded while it was away."""
+
+from pathlib import Path
+from typing import Any
+
+from mcl_lab.errors import InputError, RunFailed
+from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, is_delivered, note_failure, one_line
+from mcl_lab.tracking.files import exclusive
+from mcl_lab.tracking.journal import RECORD, read_record, read_status
+from mcl_lab.tracking.lock import is_held
+from mcl_lab.tracking.processes import is_alive, this_host
+
+
+def sync(config: Any, *, runs: str = "runs") -> None:
+    """Deliver every record under `runs`, a run folder or a folder of them at any depth, that its store lacks.
+
+    Each goes to the store that its own record names: `tracking.uri` of this command line is not used. User and password
+    come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. A run whose process is gone without a last word is
+    recorded as FAILED; one that a living sender carries is left to it.
+
+    Raises InputError("task.runs") when there is no such folder, and RunFailed, after every run was tried, when some
+    could not be delivered.
+    """
+    if not Path(runs).is_dir():
+        raise InputError("task.runs", f"there is no folder {runs}; give a run folder or a folder of them")
+    folders = sorted(record.parent for record in Path(runs).rglob(RECORD))
+    failed = []
+    for folder in folders:
+        outcome, delivered = _sync_one(folder)
+        print(f"{folder}: {outcome}", flush=True)
+        if not delivered:
+            failed.append(folder)
+    if not folders:
+        print(f"{runs}: no records of runs")
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(folders)} runs could not be delivered; their records are kept, try again later")
+
+
+def _sync_one(folder: Path) -> tuple[str, bool]:
+    """What became of one run, in words, and whether that is well."""
+    record = read_record(folder)
+    if record is None:
+        return "record.json is damaged", False
+    if record["uri"] is None:
+        return "not tracked", True
+    with exclusive(folder / SENDER_LOCK, wait=False) as alone:
+        if not alone:
+            return "its own sender is at work", True
+        vanished = not _is_running(folder)
+        if is_delivered(folder, vanished=vanished):
+            return f"already in {record['uri']}", True
+        try:
+            from mcl_lab.tracking.mlflow_store import deliver  # costs seconds: only when there is something to deliver
+        except ImportError:
+            raise RunFailed(NOT_INSTALLED) from None
+        try:
+            whole = deliver(folder, vanished=vanished)
+        except Exception as error:  # whatever a store may raise, the other runs are still to be tried
+            note_failure(folder, one_line(error), failures=1, ended=vanished)
+            return f"not delivered: {one_line(error)}", False
+    return f"delivered to {record['uri']}" + ("" if whole else ", as far as it has come"), True
+
+
+def _is_running(folder: Path) -> bool:
+    """Whether a living process trains this run."""
+    status = read_status(folder)
+    if status is None:
+        return is_held(folder)  # a process on its way to its first word
+    if status["state"] != "running":
+        return False
+    if status["host"] == this_host():
+        return is_alive(status["pid"], status["process_start"])
+    return is_held(folder)  # from another host only the lock's heartbeat can tell

@@ -1,0 +1,157 @@
+"""task=train: train a cohort, from the beginning or from where it was stopped."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from mcl_lab.config.compose import run_folder
+from mcl_lab.config.key import differences, key_config, run_key
+from mcl_lab.config.stored import FILE_NAME, read_config, to_yaml
+from mcl_lab.errors import InputError, Interrupted
+from mcl_lab.results.runs import read_result
+from mcl_lab.tasks import build
+from mcl_lab.tasks.closing import show_result
+from mcl_lab.tasks.record import record_of, result_of
+from mcl_lab.tracking.files import write_atomically, write_json
+from mcl_lab.tracking.journal import Journal
+from mcl_lab.tracking.lock import RunLock
+from mcl_lab.tracking.sender import start_sender
+from mcl_lab.training.checkpoints import Checkpoints
+from mcl_lab.training.progress import ConsoleProgress
+from mcl_lab.training.randomness import seed_everything
+from mcl_lab.training.trainer import Trainer
+
+KEPT = ("cohort", "objective", "weight_network")  # of a finished run
+log = logging.getLogger("mcl_lab")
+
+
+def train(config: DictConfig) -> None:
+    """Train until the schedule's end, in the run's folder; of a finished run only say the result.
+
+    Raises InputError before anything is written; RunFailed and Interrupted once the record says so.
+    """
+    folder, console = run_folder(config), Console()
+    refuse_other_run(config, folder)
+    if read_result(folder):
+        console.print(f"This run is finished. To train it again, delete {folder}", highlight=False, soft_wrap=True)
+    else:
+        checkpoints, journal = Checkpoints(folder / "checkpoints", write_atomically), Journal(folder)
+        trainer, warnings = build_trainer(config, checkpoints, journal, console)
+        make_folder(folder)
+        with RunLock(folder), run_log(folder):
+            if read_result(folder) is None:  # or it was finished while this process waited for the lock
+                for warning in warnings:
+                    log.warning(warning)
+                train_in(folder, config, trainer, checkpoints, journal)
+    show_result(config, folder, console)
+
+
+def build_trainer(
+    config: DictConfig, checkpoints: Checkpoints, journal: Journal, console: Console
+) -> tuple[Trainer, list[str]]:
+    """Everything a run needs, at its beginning, and what is odd about its data. Writes nothing."""
+    device = build.use_device(config.trainer)
+    seed_everything(config.seed)
+    data = build.build_data(config.data, device)
+    learners = build.build_learners(config, len(data.train.classes), device)
+    batches = build.training_batches(config, data)
+
+    cohort, objective, weight_network = learners.cohort, learners.objective, learners.weight_network
+    optimizer, schedule = build.build_optimizer(config, [*cohort.parameters(), *objective.parameters()])
+    parts = {"cohort": cohort, "objective": objective, "optimizer": optimizer, "schedule": schedule}
+    meta_event = None
+    if weight_network is not None:
+        weight_optimizer, weight_schedule = build.build_optimizer(config, weight_network.parameters())
+        parts |= {
+            "weight_network": weight_network,
+            "weight_optimizer": weight_optimizer,
+            "weight_schedule": weight_schedule,
+        }
+        meta_event = build.build_meta_event(config, learners, weight_optimizer)
+
+    networks = {key: config.pair.peers[key].name for key in cohort.peers}
+    progress = ConsoleProgress(console, networks, ensembles=objective.aggregator is not None)
+
+    trainer = Trainer(
+        cohort=cohort,
+        objective=objective,
+        optimizer=optimizer,
+        schedules=[parts[name] for name in ("schedule", "weight_schedule") if name in parts],
+        batches=batches,
+        evaluations={name: build.evaluation_batches(images, data, config) for name, images in data.evaluated.items()},
+        meta_event=meta_event,
+        parts=parts,
+        device=device,
+        epochs=config.trainer.epochs,
+        max_steps=config.trainer.max_steps,
+        checkpoint_steps=config.trainer.checkpoint_steps,
+        save=checkpoints.save,
+        record=journal.append,
+        progress=progress,
+    )
+    return trainer, batches.warnings
+
+
+def train_in(folder: Path, config: DictConfig, trainer: Trainer, checkpoints: Checkpoints, journal: Journal) -> None:
+    """The part of a run that writes. The folder is locked; the journal says how it went, however it goes."""
+    state = checkpoints.newest()
+    if state:
+        trainer.load_state_dict(state)
+    if not (folder / FILE_NAME).exists():
+        write_atomically(folder / FILE_NAME, to_yaml(config))
+    journal.begin(record_of(config, folder))
+    journal.restore(trainer.records)
+    journal.status("running")
+    start_sender(folder, config.tracking.uri)
+    log.info("%s at epoch %d, step %d", "going on" if state else "starting", trainer.position.epoch + 1, trainer.position.step)
+    try:
+        records = trainer.fit()
+        checkpoints.finish({name: part.state_dict() for name, part in trainer.parts.items() if name in KEPT})
+        write_json(folder / "result.json", result_of(config, records, trainer.device))
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        journal.status("interrupted" if stopped else "failed", str(error))
+        log.error("%s", error, exc_info=not stopped)
+        raise
+    journal.status("finished")
+    checkpoints.drop_steps()
+    log.info("finished")
+
+
+def refuse_other_run(config: DictConfig, folder: Path) -> None:
+    """Raise InputError when the folder belongs to another config, saying what differs."""
+    if not (folder / FILE_NAME).exists():
+        return
+    stored = read_config(folder, "hydra.run.dir")
+    if run_key(stored) != run_key(config):
+        changed = "; ".join(differences(key_config(stored), key_config(config)))
+        raise InputError("hydra.run.dir", f"{folder} belongs to a run of another config: {changed}")
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("hydra.run.dir", f"cannot make the run folder {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def run_log(folder: Path) -> Iterator[None]:
+    """Everything logged goes into run.log, warnings to stderr as well."""
+    file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    screen.setLevel(logging.WARNING)
+    screen.addFilter(lambda entry: entry.levelno == logging.WARNING)  # errors reach the screen as the program's last line
+    log.setLevel(logging.INFO)
+    for handler in (file, screen):
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in (file, screen):
+            log.removeHandler(handler)
+            handler.close()

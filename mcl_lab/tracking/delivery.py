@@ -1,0 +1,129 @@
+"""What the sender remembers in a run folder (delivery.json), and what others may ask of it without MLflow."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from mcl_lab.tracking.files import read_json, write_json
+from mcl_lab.tracking.journal import read_record, read_status
+from mcl_lab.tracking.uri import without_secrets
+
+DELIVERY = "delivery.json"
+SENDER_LOCK = "sender.lock"  # held by whoever delivers
+POLL = 0.1  # seconds between two looks while waiting for the sender
+NOT_INSTALLED = "MLflow is not installed: pip install mlflow"
+ERROR_LENGTH = 300  # characters of a store's error that are kept
+
+
+def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
+    """What has been delivered of `record` to the store it names; a fresh memory when nothing has, or only elsewhere.
+
+    `experiment_id` and `mlflow_run` are MLflow's ids; `last_epoch` is the last epoch sent; `state` and `started_ms` are
+    those of the status that was delivered with all that belongs to it; `error` is the last try's, None after a good one.
+    """
+    fresh = {
+        "id": record["id"],
+        "uri": record["uri"],
+        "experiment": record["experiment"],
+        "experiment_id": None,
+        "mlflow_run": None,
+        "last_epoch": 0,
+        "artifacts": [],
+        "state": None,
+        "started_ms": None,
+        "error": None,
+    }
+    stored = read_json(Path(folder) / DELIVERY)
+    same = stored is not None and all(stored.get(key) == fresh[key] for key in ("id", "uri", "experiment"))
+    return fresh | stored if same else fresh
+
+
+def write_delivery(folder: Path | str, delivery: dict[str, Any]) -> None:
+    """Remember; for the holder of the sender's lock."""
+    write_json(Path(folder) / DELIVERY, delivery)
+
+
+def note_failure(folder: Path | str, message: str, *, failures: int, ended: bool, gave_up: bool = False) -> None:
+    """Remember a failed try; for the holder of the sender's lock.
+
+    `failures` in a row, since the run's end when it has `ended`; `gave_up`: nobody tries again by itself.
+    """
+    record = read_record(folder)
+    if record is not None:
+        error = {"message": message, "failures": failures, "ended": ended, "gave_up": gave_up}
+        write_delivery(folder, read_delivery(folder, record) | {"error": error})
+
+
+def one_line(error: Exception) -> str:
+    """A store's error, for people: its first line, not too long, and no password in it."""
+    first = (str(error).splitlines() or [""])[0]
+    return without_secrets(f"{type(error).__name__}: {first}")[:ERROR_LENGTH]
+
+
+def is_delivered(folder: Path | str, *, vanished: bool = False) -> bool:
+    """Whether the store has all of a run that has ended; `vanished`: its process left no last word, that is its end.
+
+    True as well for a run without a record, or one that is not tracked: there is nothing to deliver.
+    """
+    record, status = read_record(folder), read_status(folder)
+    if record is None or record["uri"] is None:
+        return True
+    state = end_state(status, vanished)
+    delivery = read_delivery(folder, record)
+    return state is not None and (delivery["state"], delivery["started_ms"]) == (state, started_ms(status))
+
+
+def end_state(status: dict[str, Any] | None, vanished: bool) -> str | None:
+    """How a run ended: finished, failed, interrupted or vanished; None while it runs, or has yet to say so."""
+    if status is None or status["state"] == "running":
+        return "vanished" if vanished else None
+    return status["state"]
+
+
+def started_ms(status: dict[str, Any] | None) -> int | None:
+    """What tells one attempt at a run from the next; None when it died before its first word."""
+    return status and status["started_ms"]
+
+
+def wait_delivered(folder: Path | str, seconds: float) -> bool:
+    """Wait at most `seconds` until the store has all of a run that has ended; False when it has not.
+
+    Returns early when the sender gave up or has failed twice since the run's end: it goes on trying by itself, and
+    nobody need wait for that. `delivery_error` then says why.
+    """
+    deadline = time.monotonic() + seconds
+    while not is_delivered(folder):
+        error = _error(folder)
+        if time.monotonic() >= deadline or (error and (error["gave_up"] or (error["ended"] and error["failures"] >= 2))):
+            return False
+        time.sleep(POLL)
+    return True
+
+
+def delivery_error(folder: Path | str) -> str | None:
+    """One line on why the last try to deliver failed; None when it did not."""
+    error = _error(folder)
+    return error and error["message"]
+
+
+def ui_hint(folder: Path | str) -> tuple[str, str] | None:
+    """(command that opens the MLflow UI, or the server's address; address of the experiment's runs within the UI).
+
+    None for a run of which nothing has been delivered. The address leads straight to the table of runs with their
+    charts, past the overview that MLflow opens by itself.
+    """
+    record = read_record(folder)
+    if record is None or record["uri"] is None:
+        return None
+    experiment_id = read_delivery(folder, record)["experiment_id"]
+    if experiment_id is None:
+        return None
+    uri = record["uri"]
+    command = uri if uri.startswith(("http:", "https:")) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return command, f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+
+
+def _error(folder: Path | str) -> dict[str, Any] | None:
+    record = read_record(folder)
+    return None if record is None else read_delivery(folder, record)["error"]

@@ -1,0 +1,70 @@
+"""Files that other processes read while they are written: each is replaced whole or not at all."""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content`, text as UTF-8; after a crash at any moment it holds the old content or the new one.
+
+    One writer at a time: the temporary file beside it has a fixed name, so that crashes leave at most one behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_folder(path.parent)  # the new name itself must survive a power cut
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """`write_atomically` of a JSON object."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`; None when there is no such file or something else damaged it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@contextmanager
+def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path`, among processes and threads, for the body; it ends with the process, however that ends.
+
+    Yields True when held; False when `wait` is false and somebody else holds it. The file is left where it is: to delete
+    it would let two processes lock two files of one name.
+    """
+    with open(path, "a", encoding="utf-8") as file:
+        yield lock_file(file.fileno(), wait=wait)
+
+
+def lock_file(descriptor: int, *, wait: bool) -> bool:
+    """`flock` an open file until it is closed; False when `wait` is false and somebody else holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # Some parallel file systems are mounted without flock. What it guards here are moments: better unguarded than no run.
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,124 @@
+"""The journal: a run's own record, written into its folder by the training process and carried on by the sender.
+
+    record.json    what the run is: identity, name, parameters, tags, where it is tracked. Written when the run begins.
+    metrics.jsonl  one line an epoch: {"epoch", "step", "time_ms", "metrics": {name: value}}. A value that is not finite
+                   is null, as JSON knows neither NaN nor infinity.
+    status.json    how the run stands: {"state", "message", "started_ms", "ended_ms", "pid", "process_start", "host"}.
+
+Times are milliseconds since 1970, as MLflow has them. Nothing here waits for anything but the disk.
+"""
+
+import json
+import math
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Literal
+
+from mcl_lab.tracking.files import read_json, write_atomically, write_json
+from mcl_lab.tracking.processes import process_start, this_host
+from mcl_lab.tracking.uri import stored_uri
+
+RECORD, METRICS, STATUS = "record.json", "metrics.jsonl", "status.json"
+
+State = Literal["running", "finished", "failed", "interrupted"]
+
+
+class Journal:
+    """The writing side of a run's record, for the one process that holds the run's lock."""
+
+    def __init__(self, folder: Path | str):
+        """`folder` exists and is the run's."""
+        self.folder = Path(folder)
+        self._started_ms: int | None = None
+
+    def begin(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Write record.json and return it.
+
+        `record` holds `run_key`, `name`, `uri` (None: not tracked), `experiment`, `params` and `tags` (of str to str).
+        A folder that has a record keeps its `id` and `created_ms`: a resumed run is the same run, even when it is tracked
+        elsewhere from now on. The URI is stored by its absolute path and without user and password.
+
+        Raises InputError("tracking.uri") for a URI that MLflow has no store for.
+        """
+        old = read_record(self.folder)
+        new = {
+            "id": old["id"] if old else uuid.uuid4().hex,
+            **record,
+            "uri": None if record["uri"] is None else stored_uri(record["uri"]),
+            "created_ms": old["created_ms"] if old else _now_ms(),
+        }
+        if new != old:
+            write_json(self.folder / RECORD, new)
+        return new
+
+    def restore(self, epochs: list[dict[str, Any]]) -> None:
+        """Make metrics.jsonl exactly these epochs' lines, as a checkpoint remembers them.
+
+        This also repairs what a crash left: an epoch the checkpoint does not know, or half a line.
+        """
+        path = self.folder / METRICS
+        text = "".join(map(_line, epochs))
+        if (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "") != text:
+            write_atomically(path, text)
+
+    def append(self, epoch: dict[str, Any]) -> None:
+        """Add one epoch's line; it is on the disk when this returns."""
+        with open(self.folder / METRICS, "ab") as file:
+            file.write(_line(epoch).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def status(self, state: State, message: str = "") -> None:
+        """Write how the run stands, signed by this process.
+
+        "running" comes first and before `start_sender`; "finished" comes after result.json, as the sender then takes
+        everything to be there.
+        """
+        now = _now_ms()
+        if state == "running" or self._started_ms is None:
+            self._started_ms = now
+        status = {
+            "state": state,
+            "message": message,
+            "started_ms": self._started_ms,
+            "ended_ms": None if state == "running" else now,
+            "pid": os.getpid(),
+            "process_start": process_start(os.getpid()),
+            "host": this_host(),
+        }
+        write_json(self.folder / STATUS, status)
+
+
+def read_record(folder: Path | str) -> dict[str, Any] | None:
+    """record.json of a run folder; None when there is none."""
+    return read_json(Path(folder) / RECORD)
+
+
+def read_status(folder: Path | str) -> dict[str, Any] | None:
+    """status.json of a run folder; None when there is none."""
+    return read_json(Path(folder) / STATUS)
+
+
+def read_epochs(folder: Path | str) -> list[dict[str, Any]]:
+    """The epochs in metrics.jsonl, in order; a line that is still being written, or was when its writer died, is not one."""
+    try:
+        text = (Path(folder) / METRICS).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    complete = text[: text.rfind("\n") + 1]
+    return [json.loads(line) for line in complete.splitlines() if line]
+
+
+def _line(epoch: dict[str, Any]) -> str:
+    metrics = {name: _finite(value) for name, value in epoch["metrics"].items()}
+    return json.dumps({**epoch, "metrics": metrics}, allow_nan=False) + "\n"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

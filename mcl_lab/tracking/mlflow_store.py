@@ -1,0 +1,188 @@
+"""Carries a run's record to MLflow; the only file that imports it.
+
+Every pass may die at any point and be done again, by this process or another, without anything being there twice: the
+MLflow run is looked up by its tag, parameters and tags are compared, metrics carry the journal's own step and time
+stamp (MLflow keeps equal points once), artifacts replace themselves.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+# Read by MLflow when it is imported or connects. A pass that fails is done again as a whole, so MLflow's own retries would
+# only hide it for minutes; and a request repeated below our feet could make a run twice.
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # MLflow complains where there is no git
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+from mcl_lab.tracking.delivery import (  # noqa: E402
+    end_state,
+    is_delivered,
+    read_delivery,
+    started_ms,
+    write_delivery,
+)
+from mcl_lab.tracking.files import exclusive, read_json  # noqa: E402
+from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_epochs, read_record, read_status  # noqa: E402
+from mcl_lab.tracking.lock import LOCK  # noqa: E402
+from mcl_lab.tracking.uri import connectable_uri, sqlite_file  # noqa: E402
+
+ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
+ARTIFACTS = ("config.yaml", "result.json", "run.log")
+MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "vanished": "FAILED"}
+
+for _chatty in ("mlflow", "alembic"):
+    logging.getLogger(_chatty).setLevel(logging.ERROR)
+
+
+def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
+    """One pass: send what the run folder holds and its store has not; True when a run that has ended is there whole.
+
+    For the holder of the sender's lock. `vanished`: the process is gone without a last word, so that a status "running"
+    means the MLflow run has FAILED; it is RUNNING again when the run is resumed.
+
+    Raises what MLflow raises.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    if record is None or record["uri"] is None:
+        return True
+    status = read_status(folder)  # before the journal: when it says the end, the journal is complete
+    delivery = read_delivery(folder, record)
+
+    client, experiment_id = _connect(record["uri"], record["experiment"])
+    run = _find_or_create_run(client, experiment_id, record)
+    if run.info.run_id != delivery["mlflow_run"]:  # a new one, or somebody deleted the one we knew
+        delivery |= {"last_epoch": 0, "artifacts": [], "state": None, "started_ms": None}
+    delivery |= {"experiment_id": experiment_id, "mlflow_run": run.info.run_id, "error": None}
+
+    _send_description(client, run, record)
+    delivery["last_epoch"] = _send_epochs(client, run, folder, after=delivery["last_epoch"])
+    write_delivery(folder, delivery)
+
+    state = end_state(status, vanished)
+    if state is None:
+        _reopen(client, run)
+        return False
+    if state == "finished":
+        _send_final_figures(client, run, folder, status)
+    _send_end(client, run, folder, status, state)
+    delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a store without a place for them knows the rest
+    write_delivery(folder, delivery | {"state": state, "started_ms": started_ms(status)})
+    return is_delivered(folder, vanished=vanished)
+
+
+def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
+    """A client and the id of the experiment, which is made when it is not there."""
+    # Processes that open a new SQLite file together trip over each other's schema: one at a time until all is in place.
+    database = sqlite_file(uri)
+    with _one_at_a_time(database) if database else nullcontext():
+        client = MlflowClient(tracking_uri=connectable_uri(uri))
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            # Without a server artifacts are files; MLflow's default would be a folder in whatever directory we are in.
+            location = (database.parent / "mlartifacts").as_uri() if database else None
+            try:
+                return client, client.create_experiment(experiment, artifact_location=location)
+            except MlflowException:  # another machine was faster
+                found = client.get_experiment_by_name(experiment)
+                if found is None:
+                    raise
+    if found.lifecycle_stage != "active":
+        raise RuntimeError(f"experiment {experiment!r} is deleted in MLflow; restore it there, or set tracking.experiment")
+    return client, found.experiment_id
+
+
+@contextmanager
+def _one_at_a_time(database: Path) -> Iterator[None]:
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(database.with_name(database.name + ".lock")):
+        yield
+
+
+def _find_or_create_run(client: MlflowClient, experiment_id: str, record: dict[str, Any]) -> Run:
+    found = client.search_runs(
+        [experiment_id], f"tags.`{ID_TAG}` = '{record['id']}'", max_results=1, order_by=["attributes.start_time ASC"]
+    )
+    if found:
+        return found[0]
+    return client.create_run(
+        experiment_id, start_time=record["created_ms"], run_name=record["name"], tags={ID_TAG: record["id"]}
+    )
+
+
+def _send_description(client: MlflowClient, run: Run, record: dict[str, Any]) -> None:
+    """Parameters that are not there yet (MLflow lets none change), and the tags that differ."""
+    params = {_allowed(key): value for key, value in record["params"].items()}
+    tags = {KEY_TAG: record["run_key"], **{_allowed(key): value for key, value in record["tags"].items()}}
+    client.log_batch(
+        run.info.run_id,
+        params=[Param(key, value) for key, value in params.items() if key not in run.data.params],
+        tags=[RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
+        synchronous=True,
+    )
+
+
+def _send_epochs(client: MlflowClient, run: Run, folder: Path, *, after: int) -> int:
+    """Send the epochs `after` that one and return the last that is there; MLflow's step is the epoch."""
+    epochs = [epoch for epoch in read_epochs(folder) if epoch["epoch"] > after]
+    for epoch in epochs:
+        _log_metrics(client, run, epoch["metrics"], time_ms=epoch["time_ms"], step=epoch["epoch"])
+    return epochs[-1]["epoch"] if epochs else after
+
+
+def _send_final_figures(client: MlflowClient, run: Run, folder: Path, status: dict[str, Any]) -> None:
+    figures = (read_json(folder / "result.json") or {}).get("final", {})
+    epochs = read_epochs(folder)
+    # The last epoch's time, not the end's: a finished run that is looked at again must not log its figures again.
+    time_ms, step = (epochs[-1]["time_ms"], epochs[-1]["epoch"]) if epochs else (status["ended_ms"], 0)
+    _log_metrics(client, run, figures, time_ms=time_ms, step=step)
+
+
+def _log_metrics(client: MlflowClient, run: Run, metrics: dict[str, float | None], *, time_ms: int, step: int) -> None:
+    points = [Metric(_allowed(name), value, time_ms, step) for name, value in metrics.items() if value is not None]
+    client.log_batch(run.info.run_id, metrics=points, synchronous=True)
+
+
+def _reopen(client: MlflowClient, run: Run) -> None:
+    if run.info.status != "RUNNING":
+        client.update_run(run.info.run_id, status="RUNNING")
+        client.set_tag(run.info.run_id, STATE_TAG, "running")
+
+
+def _send_end(client: MlflowClient, run: Run, folder: Path, status: dict[str, Any] | None, state: str) -> None:
+    if state == "vanished":
+        process = f"process {status['pid']} on {status['host']}" if status else "its process"
+        message, ended_ms = f"{process} ended without a word", _last_sign_of_life(folder)
+    else:
+        message, ended_ms = status["message"], status["ended_ms"]
+    client.set_tag(run.info.run_id, STATE_TAG, f"{state}: {message}" if message else state)
+    client.set_terminated(run.info.run_id, MLFLOW_STATUS[state], ended_ms)
+
+
+def _last_sign_of_life(folder: Path) -> int:
+    """When a file that the training process writes last changed; its lock's heartbeat is the finest clock of them."""
+    files = (folder / name for name in (RECORD, STATUS, METRICS, LOCK, "run.log"))
+    return int(1000 * max(file.stat().st_mtime for file in files if file.exists()))
+
+
+def _send_artifacts(client: MlflowClient, run: Run, folder: Path) -> list[str]:
+    present = [name for name in ARTIFACTS if (folder / name).is_file()]
+    for name in present:
+        client.log_artifact(run.info.run_id, str(folder / name))
+    return present
+
+
+def _allowed(name: str) -> str:
+    """A name with what MLflow refuses in names replaced."""
+    return re.sub(r"[^\w/.\- ]", "_", name)

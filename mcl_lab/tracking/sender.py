@@ -1,0 +1,145 @@
+"""The sender: a process of its own that carries a run's record to its store while the run goes on.
+
+    python -m mcl_lab.tracking.sender FOLDER --pid PID
+
+It follows the run of process PID until the run has ended, or the process is gone, and everything is delivered. The
+training process knows nothing of it: MLflow may be slow, away or not installed.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import mcl_lab
+from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, end_state, is_delivered, note_failure, one_line
+from mcl_lab.tracking.files import exclusive
+from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_record, read_status
+from mcl_lab.tracking.processes import is_alive, process_start, this_host
+from mcl_lab.tracking.uri import credentials, without_secrets
+
+LOG = "sender.log"
+POLL = 1.0  # seconds between two looks at the run folder
+LONGEST_PAUSE = 60.0  # seconds between two tries while the store fails, at most
+AFTER_END = 600.0  # seconds that are spent on trying after the run's end
+
+
+def start_sender(folder: Path | str, uri: str | None = None) -> subprocess.Popen | None:
+    """Start the sender of this process's run; None when the run is not tracked or no process can be started.
+
+    `uri` is the tracking URI as the user gave it: user and password in it reach the sender through its environment only.
+    To be called after `Journal.begin` and `Journal.status("running")`.
+    """
+    folder = Path(folder).absolute()
+    record = read_record(folder)
+    if record is None or record["uri"] is None:
+        return None
+    package_parent = str(Path(mcl_lab.__file__).absolute().parents[1])  # the working directory may be anywhere
+    search_path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": search_path} | credentials(uri or record["uri"])
+    command = [sys.executable, "-m", "mcl_lab.tracking.sender", str(folder), "--pid", str(os.getpid())]
+    try:
+        with open(folder / LOG, "ab") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+    except OSError:  # no memory, too many processes: the journal keeps the record and task=sync delivers it
+        return None
+
+
+def follow(
+    folder: Path | str,
+    pid: int,
+    *,
+    poll: float = POLL,
+    longest_pause: float = LONGEST_PAUSE,
+    after_end: float = AFTER_END,
+) -> bool:
+    """Deliver the run of process `pid` as it goes on; True when there is nothing left to deliver, False when given up.
+
+    One sender a folder: a second waits for the first to leave and then finds nothing to do, or what the first left.
+    """
+    folder = Path(folder)
+    start = process_start(pid)
+    with exclusive(folder / SENDER_LOCK):
+        try:
+            from mcl_lab.tracking.mlflow_store import deliver  # here: it costs seconds, and may be missing
+        except ImportError as error:
+            _log(f"{NOT_INSTALLED} ({error})")
+            note_failure(folder, NOT_INSTALLED, failures=1, ended=False, gave_up=True)
+            return False
+        return _follow(deliver, folder, pid, start, poll, longest_pause, after_end)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; 0 when everything is delivered."""
+    parser = argparse.ArgumentParser(prog="python -m mcl_lab.tracking.sender", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="run folder")
+    parser.add_argument("--pid", type=int, required=True, help="the training process")
+    options = parser.parse_args(arguments)
+    # A scheduler stops a job by signalling all of its processes. The training process answers by writing its last word,
+    # and that is to be delivered: this process ends by itself, soon after that one.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(5)  # training comes first
+    return 0 if follow(options.folder, options.pid) else 1
+
+
+def _follow(
+    deliver: Callable[..., bool],
+    folder: Path,
+    pid: int,
+    start: str | None,
+    poll: float,
+    longest_pause: float,
+    after_end: float,
+) -> bool:
+    seen, failures, next_try, deadline = None, 0, 0.0, float("inf")
+    while True:
+        # In this order: a process that writes its last word and goes must not be taken for one that vanished.
+        gone = start is None or not is_alive(pid, start)
+        status = read_status(folder)
+        own = status is not None and (status["pid"], status["host"]) == (pid, this_host())
+        if gone and not own:
+            return True  # another process goes on with the run, and has a sender of its own
+        ended = own and end_state(status, gone) is not None
+        if own and is_delivered(folder, vanished=gone):
+            return True
+        now = time.monotonic()
+        if ended and deadline == float("inf"):
+            failures, next_try, deadline = 0, now, now + after_end
+        if now > deadline:
+            return False
+
+        changed = _signature(folder)
+        if now >= next_try and (changed != seen or failures or ended):
+            try:
+                deliver(folder, vanished=gone)
+                seen, failures = changed, 0
+                continue
+            except Exception as error:  # whatever a store may raise, the run must not notice
+                _log(traceback.format_exc() if failures == 0 else one_line(error))
+                failures += 1
+                next_try = time.monotonic() + min(longest_pause, 2.0 ** (failures - 1))
+                note_failure(folder, one_line(error), failures=failures, ended=ended)
+        time.sleep(poll)
+
+
+def _log(text: str) -> None:
+    """Into sender.log, which is this process's output."""
+    print(time.strftime("%Y-%m-%d %H:%M:%S"), without_secrets(text), flush=True)
+
+
+def _signature(folder: Path) -> list[tuple[int, int] | None]:
+    """Changes when there is something to send."""
+    files = (folder / name for name in (RECORD, STATUS, METRICS))
+    return [(file.stat().st_mtime_ns, file.stat().st_size) if file.exists() else None for file in files]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

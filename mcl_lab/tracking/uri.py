@@ -1,0 +1,81 @@
+"""Tracking URIs: what is stored of them, and where their user and password go."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from mcl_lab.errors import InputError
+
+USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+EXAMPLES = "sqlite:///FILE.db, http://HOST:PORT or another MLflow tracking URI"
+
+
+def stored_uri(uri: str) -> str:
+    """`uri` as it may be written down: without user and password, and an SQLite file by its absolute path.
+
+    Raises InputError("tracking.uri") for what MLflow cannot keep runs in: a folder (its file store is gone), a database
+    in memory, an address without a scheme or a server's name. The message does not repeat the URI.
+    """
+    if _is_sqlite(uri):
+        return _absolute_sqlite(uri)
+    if uri == "databricks":  # the one store that MLflow knows by a bare word
+        return uri
+    if "://" not in uri or uri.startswith("file:"):
+        raise InputError("tracking.uri", f"needs a database or a server: {EXAMPLES}")
+    parts = _split(uri)
+    if parts.scheme in ("http", "https") and not parts.hostname:
+        raise InputError("tracking.uri", f"names no server: {EXAMPLES}")
+    return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1) if "@" in parts.netloc else uri
+
+
+def credentials(uri: str) -> dict[str, str]:
+    """User and password in `uri`, as the environment variables that MLflow reads; empty when it holds none."""
+    if _is_sqlite(uri):
+        return {}
+    parts = _split(uri)
+    found = {USERNAME: parts.username, PASSWORD: parts.password}
+    return {name: unquote(value) for name, value in found.items() if value is not None}
+
+
+def connectable_uri(uri: str, environment: Mapping[str, str] = os.environ) -> str:
+    """A stored `uri` with what it needs to connect: MLflow takes user and password of a server from the environment
+    by itself, but those of a database only from the URI."""
+    if not uri.startswith(("postgresql", "mysql", "mssql")) or USERNAME not in environment:
+        return uri
+    secret = f":{quote(environment[PASSWORD], safe='')}" if PASSWORD in environment else ""
+    return uri.replace("://", f"://{quote(environment[USERNAME], safe='')}{secret}@", 1)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a stored SQLite URI; None for any other store."""
+    return Path(uri.partition(":///")[2].partition("?")[0]) if _is_sqlite(uri) else None
+
+
+def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
+    """`text`, an error message for instance, with the password blotted out."""
+    secret = environment.get(PASSWORD)
+    if not secret:
+        return text
+    return text.replace(secret, "***").replace(quote(secret, safe=""), "***")
+
+
+def _is_sqlite(uri: str) -> bool:
+    return uri.startswith(("sqlite:", "sqlite+"))
+
+
+def _absolute_sqlite(uri: str) -> str:
+    scheme, found, rest = uri.partition(":///")
+    path, mark, query = rest.partition("?")
+    if not found or not path or path == ":memory:":
+        raise InputError("tracking.uri", "needs a file: sqlite:///FILE.db")
+    return f"{scheme}:///{Path(path).expanduser().absolute()}{mark}{query}"
+
+
+def _split(uri: str) -> SplitResult:
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # raises when it is no number
+    except ValueError:
+        raise InputError("tracking.uri", f"is no URI: {EXAMPLES}") from None
+    return parts

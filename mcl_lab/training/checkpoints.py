@@ -1,0 +1,115 @@
+"""Checkpoints: whole states of a run, on disk.
+
+A checkpoint is `step-<number>-<checksum>.pt`, written aside and renamed, so that under its name there is always a whole file;
+the checksum in the name (SHA-256, first 16 digits) tells later damage. Files hold tensors and plain values and are read
+without unpickling code.
+"""
+
+import hashlib
+import io
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from mcl_lab.errors import InputError, RunFailed
+
+FORMAT = 1
+KEPT = 2
+NAME = re.compile(r"(step-\d+|networks)-([0-9a-f]{16})\.pt")
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    folder: made when the first is written. write: puts bytes under a path atomically and durably.
+    """
+
+    def __init__(self, folder: Path, write: Callable[[Path, bytes], None]):
+        self.folder = folder
+        self.write = write
+
+    def save(self, state: dict, step: int) -> Path:
+        """Write the state after `step` steps, then drop all but the last two. Raises OSError, the older ones whole."""
+        path = self._write(f"step-{step:09d}", state)
+        for old in self._steps()[:-KEPT]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def finish(self, networks: dict) -> Path:
+        """Write what a finished run keeps, its networks; see also `drop_steps`."""
+        return self._write("networks", networks)
+
+    def drop_steps(self) -> None:
+        """Drop the checkpoints that only going on would need."""
+        for path in self._steps():
+            path.unlink(missing_ok=True)
+
+    def newest(self) -> dict | None:
+        """The newest intact state, or None when none was ever written. A damaged file is reported and passed over.
+
+        Raises RunFailed when there are checkpoints and none is intact.
+        """
+        paths = self._steps()
+        for path in reversed(paths):
+            try:
+                return read(path)
+            except InputError as damage:
+                log.warning("%s; going back to the checkpoint before it", damage)
+        if paths:
+            raise RunFailed(
+                f"no intact checkpoint is left in {self.folder}; to start over, delete the run folder {self.folder.parent}"
+            )
+        return None
+
+    def _steps(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step-*.pt") if NAME.fullmatch(path.name))
+
+    def _write(self, stem: str, state: dict) -> Path:
+        buffer = io.BytesIO()
+        torch.save({"format": FORMAT, **state}, buffer)
+        content = buffer.getvalue()
+        path = self.folder / f"{stem}-{_checksum(content)}.pt"
+        self.folder.mkdir(exist_ok=True)
+        self.write(path, content)
+        return path
+
+
+def newest_file(folder: Path) -> Path:
+    """The networks of a finished run, else the newest checkpoint, in `folder` (a run's `checkpoints`).
+
+    Raises InputError("task.checkpoint") when there is none.
+    """
+    found = sorted(path for path in folder.glob("*.pt") if NAME.fullmatch(path.name))  # "networks" sorts before "step"
+    if not found:
+        raise InputError("task.checkpoint", f"there is no checkpoint in {folder}")
+    return found[0] if found[0].name.startswith("networks") else found[-1]
+
+
+def read(path: Path) -> dict:
+    """The state in a checkpoint file, on the CPU.
+
+    Raises InputError("task.checkpoint") when the file is not a checkpoint, is damaged, or was written by newer code.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError("task.checkpoint", f"cannot read {path}: {error.strerror}") from error
+    name = NAME.fullmatch(path.name)
+    if name and _checksum(content) != name[2]:
+        raise InputError("task.checkpoint", f"{path} is damaged, its content does not have the checksum in its name")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        newer = state["format"] > FORMAT
+    except Exception as error:  # torch.load raises many kinds for what is not a checkpoint of plain values
+        raise InputError("task.checkpoint", f"{path} is not a checkpoint of mcl_lab") from error
+    if newer:
+        raise InputError("task.checkpoint", f"{path} was written by a newer mcl_lab (format {state['format']})")
+    return state
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

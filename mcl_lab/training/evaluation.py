@@ -1,0 +1,59 @@
+"""Accuracy of a cohort on a set of images.
+
+N peers, S_i heads of peer i, B batch, C classes, K the larger rank counted (5, or C when that is less).
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+Accuracies = dict[str, dict[str, float]]
+
+
+def evaluate(
+    cohort: nn.Module,
+    ensembles: Callable[[object], list[Tensor] | None],
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> dict[str, Accuracies]:
+    """Top-1 and top-5 accuracies in %: `{"top1": {peer: {head: %}}, "top5": ...}`.
+
+    The heads of a peer are `stage1`, `stage2`, ... (auxiliary), `own_head`, and `ensemble` when there is one.
+    cohort: its `peers` are named, its output holds `logits[i][k]` (B, C). ensembles: that output to each peer's ensemble
+    logits (B, C), or None. batches: images (B, 3, H, W) and labels (B,). Leaves the cohort in the mode it was in.
+    """
+    was_training = cohort.training
+    cohort.eval()
+    counts, images = 0, 0
+    try:
+        with torch.inference_mode():
+            for inputs, labels in batches:
+                output = cohort(inputs)
+                ensemble = ensembles(output)
+                heads = [[*stages, *(ensemble[i : i + 1] if ensemble else [])] for i, stages in enumerate(output.logits)]
+                counts = counts + _correct(torch.stack([scores for peer in heads for scores in peer]), labels)
+                images += len(labels)
+    finally:
+        cohort.train(was_training)
+    names = [
+        (name, head)
+        for name, peer in zip(cohort.peers, heads, strict=True)
+        for head in _head_names(len(peer), ensemble is not None)
+    ]
+    accuracies: dict[str, Accuracies] = {"top1": {}, "top5": {}}
+    for (peer, head), correct in zip(names, (100 * counts / images).tolist(), strict=True):
+        accuracies["top1"].setdefault(peer, {})[head] = correct[0]
+        accuracies["top5"].setdefault(peer, {})[head] = correct[1]
+    return accuracies
+
+
+def _correct(logits_HBC: Tensor, labels: Tensor) -> Tensor:
+    """How many labels are the first, and among the first K, of each head: (H, 2)."""
+    ranked_HBK = logits_HBC.topk(min(5, logits_HBC.shape[-1]), dim=-1).indices
+    hit_HBK = ranked_HBK == labels[:, None]
+    return torch.stack([hit_HBK[..., 0].sum(-1), hit_HBK.any(-1).sum(-1)], dim=-1).double()
+
+
+def _head_names(count: int, ensemble: bool) -> list[str]:
+    stages = count - 2 if ensemble else count - 1
+    return [*(f"stage{k + 1}" for k in range(stages)), "own_head", *(["ensemble"] if ensemble else [])]

@@ -1,0 +1,40 @@
+"""A run's final figures, from its epoch records: what counts as the result, each under its own name.
+
+The headline is `own_head_last_epoch`. The best-of figures choose by the data they report unless images were held out for
+validation: they are optimistic, and `best_of_all_heads_and_epochs` is the one that the L-MCL authors' code reports.
+"""
+
+from collections.abc import Sequence
+
+
+def final_figures(records: Sequence[dict], peers: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    """For each peer, test accuracies in %:
+
+    own_head_last_epoch: the network's own head after the last epoch.
+    own_head_best_epoch, best_epoch: the own head at the epoch where it was best on the validation images, or on the test
+        images when none were held out (the first such epoch).
+    best_of_all_heads_and_epochs: the maximum over epochs and over all heads, auxiliary ones included.
+    ensemble_last_epoch: the aggregator's ensemble after the last epoch, when there is one.
+
+    records: the journal's epochs in order, with `metrics` named `test/<peer>/<head>` and `validation/<peer>/<head>`.
+    """
+    figures = {}
+    for peer in peers:
+        own = [record["metrics"][f"test/{peer}/own_head"] for record in records]
+        chosen_by = [record["metrics"].get(f"validation/{peer}/own_head", test) for record, test in zip(records, own)]
+        best = chosen_by.index(max(chosen_by))
+        last = records[-1]["metrics"]
+        figures[peer] = {
+            "own_head_last_epoch": own[-1],
+            "own_head_best_epoch": own[best],
+            "best_epoch": records[best]["epoch"],
+            "best_of_all_heads_and_epochs": max(
+                value
+                for record in records
+                for name, value in record["metrics"].items()
+                if name.startswith(f"test/{peer}/") and not name.endswith("/ensemble")
+            ),
+        }
+        if f"test/{peer}/ensemble" in last:
+            figures[peer]["ensemble_last_epoch"] = last[f"test/{peer}/ensemble"]
+    return figures

@@ -1,0 +1,32 @@
+"""Random states: of Python, NumPy, PyTorch and its CUDA devices, as values a checkpoint can hold."""
+
+import random
+
+import numpy
+import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator a network or a loss might use; batches and augmentation have generators of their own."""
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_states() -> dict:
+    kind, keys, *rest = numpy.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_random_states(states: dict) -> None:
+    random.setstate(states["python"])
+    kind, keys, *rest = states["numpy"]
+    numpy.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
+    torch.set_rng_state(states["torch"].cpu())
+    for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state.cpu(), device)

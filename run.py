@@ -1,0 +1,132 @@
+"""The entry: compose the config, check it, call the task it names; errors become exit statuses.
+
+    python run.py experiment=quickstart              one run
+    python run.py pair=resnet20,resnet32 -m          several, one after the other
+    python run.py --cfg job | --help | --info        Hydra's answers about the config
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser  # the only list of Hydra's flags
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mcl_lab.config.check import check
+from mcl_lab.config.compose import CONF, compose, expand
+from mcl_lab.config.stored import resumed
+from mcl_lab.errors import InputError, Interrupted, RunFailed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status: 0 done, 2 wrong input, any other for what failed."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        flags = parse(argv)
+        overrides = search_path(flags) + flags.overrides
+        if flags.multirun or "hydra.mode=MULTIRUN" in overrides:
+            check_all(overrides)
+            hand_over(argv, search_path(flags))
+        elif flags.cfg or flags.info or flags.help or flags.hydra_help or flags.shell_completion:
+            if not flags.shell_completion:
+                compose(overrides)  # so that what is wrong is said in one line
+            hand_over(argv)
+        else:
+            run_one(checked(overrides))
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, InputError | RunFailed):
+            raise
+        return report(error.__cause__)  # what a constructor refused
+    except (InputError, RunFailed) as error:
+        return report(error)
+    except KeyboardInterrupt:
+        print("mcl_lab: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Hydra's flags and the overrides."""
+    parser = get_args_parser()
+    parser.error = refuse_flags
+    flags = parser.parse_args(argv)
+    for name in ("config_path", "config_name", "experimental_rerun"):
+        if getattr(flags, name):
+            raise InputError(f"--{name.replace('_', '-')}", "is not supported; to add YAML files use --config-dir=FOLDER")
+    if sum(bool(flag) for flag in (flags.run, flags.multirun, flags.cfg, flags.info, flags.shell_completion)) > 1:
+        raise InputError("command line", "holds more than one of --run, --multirun, --cfg, --info, --shell-completion")
+    if (flags.package or flags.resolve) and not flags.cfg and not flags.help:
+        raise InputError("--package" if flags.package else "--resolve", "goes with --cfg job")
+    return flags
+
+
+def refuse_flags(message: str) -> None:
+    raise InputError("command line", f"{message}; all flags: python run.py --hydra-help")
+
+
+def search_path(flags: argparse.Namespace) -> list[str]:
+    """--config-dir as the override that does the same."""
+    if flags.config_dir is None:
+        return []
+    if not Path(flags.config_dir).is_dir():
+        raise InputError("--config-dir", f"{flags.config_dir} is not a folder")
+    return [f"hydra.searchpath=['file://{Path(flags.config_dir).resolve()}']"]
+
+
+def checked(overrides: Sequence[str]) -> DictConfig:
+    """The config that a task gets, past the first stage of checking."""
+    config = compose(overrides)
+    check(config)
+    return config if config.resume is None else resumed(config)
+
+
+def check_all(overrides: Sequence[str]) -> None:
+    """Every run of a multirun, before the first starts."""
+    for run in expand(overrides):
+        if checked(run).resume is not None:
+            raise InputError("resume", "goes on with one run; leave --multirun (-m) out")
+
+
+def run_one(config: DictConfig) -> None:
+    """Call the task. Hydra's own way to run a job makes the run folder before the task can refuse its input."""
+    task = hydra.utils.get_method(config.task._target_)
+    task(config, **{name: option for name, option in config.task.items() if name != "_target_"})
+
+
+def hand_over(argv: Sequence[str], search_path: Sequence[str] = ()) -> None:
+    """Leave the command line to Hydra, which calls `job` for each run of a multirun."""
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def job(_: DictConfig) -> None:
+        typed = HydraConfig.get().overrides
+        # Hydra's sweeper leaves the config of the whole; each run keeps its own.
+        Path(HydraConfig.get().sweep.dir, "multirun.yaml").unlink(missing_ok=True)
+        try:
+            run_one(checked([*search_path, *typed.hydra, *typed.task]))
+        except Interrupted as error:
+            sys.exit(report(error))  # as an exception it would end this run only
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print
+    sys.argv = [__file__, *argv]
+    try:
+        job()
+    except InstantiationException:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError("config", str(error)) from error
+
+
+def report(error: InputError | RunFailed) -> int:
+    """One line on stderr; returns the exit status."""
+    print(f"mcl_lab: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return error.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Composing: every shipped option, what was typed, the defaults of the same choices."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mcl_lab.config import compose as composing
+from mcl_lab.config.check import check
+from mcl_lab.config.compose import compose, defaults_for, expand, overrides
+from mcl_lab.config.key import differences, key_config
+from mcl_lab.errors import InputError
+
+NEEDED = {"imagefolder": ["data.root=here"], "evaluate": ["task.checkpoint=here"]}
+OPTIONS = [
+    f"{group}={path.relative_to(composing.CONF / group).with_suffix('')}"
+    for group in ("task", "data", "pair", "loss", "optimizer", "schedule", "trainer", "tracking", "experiment")
+    for path in sorted((composing.CONF / group).rglob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_shipped_option_passes_the_check(option, stand_in):
+    _, _, name = option.partition("=")
+    more = ["loss=baseline"] if name.startswith("single/") else NEEDED.get(name, [])
+    # The tasks are tested for themselves; here their nodes need not have code.
+    if not option.startswith("task="):
+        more = [*more, "task._target_=stand_in.anything"]
+    check(compose([option, *more]))
+
+
+def test_what_was_typed():
+    typed = ["seed=3", "+network@pair.peers.c=resnet8", "~loss.weight_network", "hydra.run.dir=x"]
+    assert overrides(compose(typed)) == typed[:3]
+
+
+@pytest.mark.parametrize(
+    ("typed", "lines"),
+    [
+        ([], []),
+        (["pair=resnet8", "loss=baseline", "data=digits", "trainer=debug"], []),
+        (["optimizer.lr=0.3", "trainer.device=cpu"], ["optimizer.lr: 0.1 -> 0.3"]),
+        (["network@pair.peers.b=resnet8", "+network@pair.peers.c=resnet20", "seed=2"], ["seed: 0 -> 2"]),
+        (["~network@pair.peers.a", "optimizer=adamw"], []),
+        (["experiment=quickstart"], ["schedule.epochs: 300 -> 20", "trainer.epochs: 300 -> 20"]),
+    ],
+)
+def test_defaults_keep_the_choices_and_drop_the_values(typed, lines):
+    config = compose(typed)
+    defaults = defaults_for(config)
+    assert differences(key_config(defaults), key_config(config)) == lines
+    assert list(defaults.pair.peers) == list(config.pair.peers)
+
+
+def test_expand_is_the_product_in_order():
+    runs = expand(["seed=0,1", "loss=lmcl", "pair=resnet8,resnet20"])
+    assert runs == [
+        [f"seed={seed}", "loss=lmcl", f"pair={pair}"] for seed in (0, 1) for pair in ("resnet8", "resnet20")
+    ]
+    assert expand(["seed=range(3)"]) == [["seed=0"], ["seed=1"], ["seed=2"]]
+    with pytest.raises(InputError, match="--multirun"):
+        expand(["seed=interval(0,1)"])
+
+
+def test_composing_inside_hydra_leaves_hydra_as_it_was():
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_dir(str(composing.CONF), version_base="1.3"):
+        outer = GlobalHydra.instance().hydra
+        compose(["seed=1"])
+        assert GlobalHydra.instance().hydra is outer
+
+
+def test_folders_of_options_are_where_the_error_messages_look():
+    assert Path(composing.CONF, "config.yaml").is_file()
+    assert composing.is_group("pair") and composing.is_group("hydra/launcher")
+    assert not composing.is_group("seed") and not composing.is_group("")
+
+
+def test_interpolations_of_the_composed_config_resolve():
+    config = compose(["trainer.epochs=7", "data.root=/there"])
+    assert config.schedule.epochs == 7 and config.data.images.root == "/there"
+    assert OmegaConf.is_struct(config)

@@ -1,0 +1,129 @@
+"""Which targets are allowed, and signatures from source against `inspect` on the imported thing."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from mcl_lab.config.targets import check_target, signature_of
+from mcl_lab.errors import InputError
+
+
+def allowed(key, target):
+    try:
+        check_target(key, target)
+    except InputError as error:
+        assert error.key == f"{key}._target_"
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "mcl_lab.networks.resnet.ResNet",
+        "torch.optim.SGD",
+        "torch.optim.lr_scheduler.StepLR",
+        "torch.nn.Linear",
+        "torchvision.models.resnet18",
+    ],
+)
+def test_allowed(target):
+    assert allowed("optimizer", target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system", "builtins.eval", "eval", "", 3, None, ["torch.nn.Linear"], "torch.load", "torch.hub.load", "torch.nn",
+        "torch.optim.swa_utils.AveragedModel", "torch.nn.utils.clip_grad_norm_", "torch.nn.functional.relu",
+        "torch.optim.SGD.__init__.__globals__", "torch.nn._reduction", "torchvision.models._utils", "torch.nn.Linear ",
+        "torchvision.models.resnet.resnet18", "mcl_lab.data.datasets._cifar", "mcl_lab.__init__.x", "mcl_labx.a.b",
+        "mcl_lab.tasks.clean.clean", "mcl_lab..errors", ".mcl_lab.errors", "hydra.utils.get_class", "stand_in.Head",
+        "hydra_plugins.other.Launcher", "${oc.env:HOME}", "mcl_lab.a\nb",
+    ],
+)  # fmt: skip
+def test_not_allowed(target):
+    assert not allowed("loss.classification", target)
+
+
+def test_tasks_are_for_the_task():
+    assert allowed("task", "mcl_lab.tasks.train.train")
+    assert not allowed("task", "mcl_lab.networks.resnet.ResNet")
+    assert not allowed("task", "torch.optim.SGD")
+
+
+def test_hydra_takes_its_own_plugins_and_ours():
+    assert allowed("hydra.launcher", "hydra._internal.core_plugins.basic_launcher.BasicLauncher")
+    assert allowed("hydra.sweeper", "hydra_plugins.mcl_lab.Sweeper")
+    assert not allowed("hydra.callbacks.x", "torch.nn.Linear")
+    assert not allowed("hydra.launcher", "hydra_plugins.other.Launcher")
+    assert not allowed("hydra.callbacks.x", "os.system")
+
+
+def test_plugins_come_from_the_environment(monkeypatch):
+    assert not allowed("loss.x", "stand_in.Head")
+    monkeypatch.setenv("MCL_LAB_PLUGINS", "other,stand_in")
+    assert allowed("loss.x", "stand_in.Head") and allowed("task", "stand_in.task")
+    assert not allowed("loss.x", "stand_in._private")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "stand_in.Head", "stand_in.OfPairs", "stand_in.Child", "stand_in.Thing", "stand_in.deeper.Renamed",
+        "stand_in.anything", "stand_in.sizes",
+        "mcl_lab.networks.resnet.ResNet", "mcl_lab.losses.mutual_contrastive.MutualContrastiveLearning",
+        "torch.optim.SGD", "torch.optim.AdamW", "torch.optim.RMSprop", "torch.optim.lr_scheduler.OneCycleLR",
+        "torch.nn.Conv2d", "torch.nn.GELU", "torch.nn.CrossEntropyLoss",
+    ],
+)  # fmt: skip
+def test_signature_is_what_inspect_says(stand_in, target):
+    module, _, name = target.rpartition(".")
+    theirs = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+    named = [p for p in theirs if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    ours = signature_of("x", target)
+    assert set(ours.parameters) == {p.name for p in named}
+    assert ours.required == {p.name for p in named if p.default is p.empty}
+    assert ours.accepts_any == any(p.kind is p.VAR_KEYWORD for p in theirs)
+
+
+def test_class_attributes_are_inherited(stand_in):
+    assert signature_of("x", "stand_in.OfPairs").attributes == {"min_peers": 3}
+    assert signature_of("x", "stand_in.NeedsHead").attributes == {"requires": ("head",)}
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("torch.optim.SDG", "did you mean torch.optim.SGD?"),
+        ("mcl_lab.networks.resnet.ResNett", "did you mean mcl_lab.networks.resnet.ResNet?"),
+        ("mcl_lab.networks.resnett.ResNet", "did you mean mcl_lab.networks.resnet.ResNet?"),
+        ("mcl_lab.nowhere.at.all", "does not exist"),
+        ("torch.nn.functional", "does not exist"),
+        ("torch.nn.os", "does not exist"),
+        ("torch.optim.sgd", "did you mean torch.optim.SGD?"),
+        ("torch.nn.factory_kwargs", "is not a class"),
+        ("stand_in.loads", "is not a class"),
+        ("stand_in.imported", "does not exist"),
+    ],
+)
+def test_what_is_not_there(stand_in, target, words):
+    with pytest.raises(InputError) as caught:
+        signature_of("optimizer", target)
+    assert caught.value.key == "optimizer._target_" and words in str(caught.value)
+
+
+def test_nothing_is_imported(stand_in):
+    code = (
+        "import sys; from mcl_lab.config.targets import signature_of\n"
+        "for target in ('stand_in.Child', 'torch.optim.SGD', 'torch.nn.Linear', 'torchvision.models.resnet18'):\n"
+        "    signature_of('x', target)\n"
+        "print([name for name in ('stand_in', 'torch', 'torchvision') if name in sys.modules])"
+    )
+    paths = [str(stand_in), *filter(None, sys.path)]
+    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path = {paths!r} + sys.path\n{code}"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,161 @@
+"""CIFAR files in the official format, small ones, through torchvision's own classes and checksums; no network."""
+
+import hashlib
+import io
+import pickle
+import socket
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from mcl_lab.data import datasets
+from mcl_lab.errors import InputError
+
+FINE = [f"fine{n}" for n in range(100)]
+OBJECTS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+class Archive:
+    """A small data set in the format of the official archive: its bytes, its checksums and what is in it."""
+
+    def __init__(self, source, folder, filename, train, test, meta, label_key, num_classes):
+        generator = np.random.default_rng(0)
+        self.load, self.folder, self.filename = source, folder, filename
+        self.pixels, self.labels, members = {}, {}, dict([meta])
+        for name in [*train, *test]:
+            pixels = generator.integers(0, 256, (20, 3072), dtype=np.uint8)
+            labels = generator.integers(0, num_classes, 20).tolist()
+            members[name] = pickle.dumps({"data": pixels, label_key: labels}, protocol=2)
+            self.pixels[name], self.labels[name] = pixels.reshape(20, 3, 32, 32), labels
+        self.train, self.test, self.members = train, test, members
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+            for name, content in members.items():
+                entry = tarfile.TarInfo(f"{folder}/{name}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+        self.content = buffer.getvalue()
+        files = {filename: self.content, **members}
+        self.checksums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+
+    def check(self, splits):
+        for part, names in ((splits.train, self.train), (splits.test, self.test)):
+            assert np.array_equal(part.images.numpy(), np.concatenate([self.pixels[name] for name in names]))
+            assert part.labels.tolist() == sum((self.labels[name] for name in names), [])
+            assert part.labels.dtype == torch.int64
+
+
+def cifar10_archive():
+    meta = ("batches.meta", pickle.dumps({"label_names": OBJECTS}))
+    train = [f"data_batch_{n}" for n in range(1, 6)]
+    return Archive(
+        datasets.cifar10, "cifar-10-batches-py", "cifar-10-python.tar.gz", train, ["test_batch"], meta, "labels", 10
+    )
+
+
+def cifar100_archive():
+    meta = ("meta", pickle.dumps({"fine_label_names": FINE, "coarse_label_names": []}))
+    return Archive(
+        datasets.cifar100, "cifar-100-python", "cifar-100-python.tar.gz", ["train"], ["test"], meta, "fine_labels", 100
+    )
+
+
+@pytest.fixture(params=[cifar10_archive, cifar100_archive], ids=["cifar10", "cifar100"])
+def archive(request):
+    return request.param()
+
+
+@pytest.fixture(autouse=True)
+def attempts(monkeypatch):
+    """No network; the list of what was tried."""
+    tried = []
+
+    def refuse(*args, **kwargs):
+        tried.append(args)
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return tried
+
+
+def test_an_archive_in_the_folder_is_unpacked(archive, tmp_path, attempts):
+    (tmp_path / archive.filename).write_bytes(archive.content)
+    splits = archive.load(str(tmp_path), archive.checksums)
+    archive.check(splits)
+    assert splits.train.classes == splits.test.classes == tuple(OBJECTS if "10-b" in archive.folder else FINE)
+    assert not attempts
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([archive.folder, archive.filename])
+
+
+def test_unpacked_files_are_read_and_nothing_is_written(archive, tmp_path, attempts):
+    folder = tmp_path / archive.folder
+    folder.mkdir()
+    for name, content in archive.members.items():
+        (folder / name).write_bytes(content)
+    for path in (folder, tmp_path):
+        path.chmod(0o555)
+    archive.check(archive.load(str(tmp_path), archive.checksums))
+    assert not attempts
+    assert [path.name for path in tmp_path.iterdir()] == [archive.folder]
+
+
+def test_a_damaged_member_is_unpacked_again(archive, tmp_path, attempts):
+    (tmp_path / archive.filename).write_bytes(archive.content)
+    archive.load(str(tmp_path), archive.checksums)
+    (tmp_path / archive.folder / archive.test[0]).write_bytes(b"half a fi")
+    archive.check(archive.load(str(tmp_path), archive.checksums))
+    assert not attempts
+
+
+def test_jobs_that_start_together_unpack_one_after_the_other(archive, tmp_path):
+    (tmp_path / archive.filename).write_bytes(archive.content)
+    with ThreadPoolExecutor(4) as jobs:
+        for splits in jobs.map(lambda _: archive.load(str(tmp_path), archive.checksums), range(4)):
+            archive.check(splits)
+
+
+def test_no_network_says_which_file_to_put_where(archive, tmp_path, attempts):
+    root = tmp_path / "not" / "yet"
+    with pytest.raises(InputError) as error:
+        archive.load(str(root))
+    assert error.value.key == "data.root"
+    for part in (str(root / archive.filename), f"https://www.cs.toronto.edu/~kriz/{archive.filename}", "unreachable"):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+    assert attempts
+    assert not (tmp_path / "not").exists()  # nothing is left behind
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_corrupt_archive_is_named(archive, tmp_path):
+    path = tmp_path / archive.filename
+    path.write_bytes(archive.content[:-100])
+    with pytest.raises(InputError, match="is corrupt") as error:
+        archive.load(str(tmp_path), archive.checksums)
+    assert error.value.key == "data.root"
+    assert str(path) in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == [archive.filename]
+
+
+def test_other_files_than_the_official_ones_are_refused(archive, tmp_path):
+    (tmp_path / archive.filename).write_bytes(archive.content)
+    with pytest.raises(InputError, match="is corrupt"):
+        archive.load(str(tmp_path))
+
+
+def test_an_archive_that_cannot_be_unpacked(archive, tmp_path):
+    (tmp_path / archive.filename).write_bytes(b"no archive")
+    checksums = {**archive.checksums, archive.filename: hashlib.md5(b"no archive").hexdigest()}
+    with pytest.raises(InputError, match="data.root: .* cannot be unpacked"):
+        archive.load(str(tmp_path), checksums)
+
+
+def test_a_root_that_is_a_file(archive, tmp_path):
+    root = tmp_path / "file"
+    root.write_text("")
+    with pytest.raises(InputError, match="data.root"):
+        archive.load(str(root))

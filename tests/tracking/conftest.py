@@ -1,0 +1,121 @@
+"""A journal's worth of run folders, and MLflow stores that are quick to make."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mcl_lab.tracking.journal import Journal
+
+
+@pytest.fixture(autouse=True)
+def no_foreign_settings(monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "MLFLOW_TRACKING_"))]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An SQLite file with MLflow's schema in it, which takes seconds to make."""
+    from mcl_lab.tracking import mlflow_store
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow_store.MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def store(empty_store, tmp_path) -> str:
+    """The URI of a store of one's own."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def new_run(tmp_path):
+    """new_run(uri, name) -> Journal of a run that has just begun, in a folder of its own."""
+
+    def new(uri: str | None, name: str = "run") -> Journal:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.yaml").write_text("seed: 0\n")
+        (folder / "run.log").write_text("trained\n")
+        journal = Journal(folder)
+        journal.begin(a_record(uri, name))
+        return journal
+
+    return new
+
+
+def a_record(uri: str | None, name: str = "run") -> dict:
+    return {
+        "run_key": "0f" * 32,
+        "name": name,
+        "uri": uri,
+        "experiment": "a study",
+        "params": {"pair": "resnet8", "seed": "0"},
+        "tags": {"loss": "lmcl", "git_commit": "abc"},
+    }
+
+
+def an_epoch(epoch: int, **metrics: float) -> dict:
+    return {
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "time_ms": 1_700_000_000_000 + epoch,
+        "metrics": {"train/loss": 1 / epoch, "test/a/own_head": 50.0 + epoch, **metrics},
+    }
+
+
+@pytest.fixture
+def stored_runs():
+    """stored_runs(uri) -> every MLflow run in the store, with all points of all metrics, by plain SQL."""
+    import sqlite3
+
+    def rows(uri: str) -> list[dict]:
+        database = sqlite3.connect(uri.removeprefix("sqlite:///"))
+        database.row_factory = sqlite3.Row
+        found = []
+        for run in database.execute("select * from runs order by start_time"):
+            key = (run["run_uuid"],)
+            points = database.execute("select key, value, timestamp, step from metrics where run_uuid = ?", key)
+            found.append(
+                {
+                    "id": run["run_uuid"],
+                    "name": run["name"],
+                    "status": run["status"],
+                    "start_ms": run["start_time"],
+                    "end_ms": run["end_time"],
+                    "metrics": sorted(tuple(point) for point in points),
+                    "params": dict(tuple(row) for row in database.execute("select key, value from params where run_uuid = ?", key)),
+                    "tags": dict(tuple(row) for row in database.execute("select key, value from tags where run_uuid = ?", key)),
+                    "artifacts": sorted(path.name for path in Path(run["artifact_uri"].removeprefix("file://")).glob("*")),
+                }
+            )
+        database.close()
+        return found
+
+    return rows
+
+
+@pytest.fixture
+def epochs_as_points():
+    """What MLflow must hold of a list of journal epochs."""
+
+    def points(epochs: list[dict]) -> list[tuple]:
+        return sorted(
+            (name, value, epoch["time_ms"], epoch["epoch"]) for epoch in epochs for name, value in epoch["metrics"].items()
+        )
+
+    return points
+
+
+@pytest.fixture
+def epoch():
+    return an_epoch
+
+
+@pytest.fixture
+def record():
+    return a_record

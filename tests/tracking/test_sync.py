@@ -1,0 +1,94 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mcl_lab.errors import InputError, RunFailed
+from mcl_lab.tasks.sync import sync
+from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered
+from mcl_lab.tracking.files import exclusive
+from mcl_lab.tracking.lock import RunLock
+
+ROOT = Path(__file__).parents[2]
+
+
+def sign_by(folder: Path, **changes) -> None:
+    """Let the status look as if another process had written it."""
+    path = folder / "status.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_everything_that_is_not_there_yet_is_delivered_and_each_run_gets_a_line(
+    store, new_run, stored_runs, epoch, tmp_path, capsys
+):
+    for name in ("finished", "killed", "moved away", "alive", "untracked"):
+        journal = new_run(None if name == "untracked" else store, name)
+        journal.append(epoch(1))
+        journal.status("finished" if name in ("finished", "untracked") else "running")
+    sign_by(tmp_path / "killed", process_start="another-boot:1")
+    sign_by(tmp_path / "moved away", host="elsewhere")  # and no lock, whose heart would beat
+    sync(None, runs=str(tmp_path))
+    statuses = {run["name"]: run["status"] for run in stored_runs(store)}
+    assert statuses == {"finished": "FINISHED", "killed": "FAILED", "moved away": "FAILED", "alive": "RUNNING"}
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.partition(": ")[0]).name for line in lines] == sorted([*statuses, "untracked"])
+    before = stored_runs(store)
+    sync(None, runs=str(tmp_path))
+    assert stored_runs(store) == before
+    assert sum("already in" in line for line in capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_run_on_another_host_lives_as_long_as_its_lock_beats(store, new_run, stored_runs):
+    journal = new_run(store)
+    journal.status("running")
+    sign_by(journal.folder, host="elsewhere")
+    with RunLock(journal.folder) as lock:
+        owner = json.loads(lock.path.read_text())
+    for age, status in ((0, "RUNNING"), (61, "FAILED")):
+        lock.path.write_text(json.dumps(owner | {"host": "elsewhere"}))
+        os.utime(lock.path, (time.time() - age,) * 2)
+        sync(None, runs=str(journal.folder))
+        assert [run["status"] for run in stored_runs(store)] == [status]
+
+
+def test_a_run_that_a_sender_carries_is_left_to_it(store, new_run, stored_runs, capsys):
+    journal = new_run(store)
+    journal.status("finished")
+    with exclusive(journal.folder / SENDER_LOCK):
+        sync(None, runs=str(journal.folder))
+    assert "sender is at work" in capsys.readouterr().out
+    assert stored_runs(store) == []
+
+
+def test_one_store_that_is_away_does_not_keep_the_others_waiting(store, new_run, stored_runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for name, uri in (("a", f"sqlite:///{tmp_path}/file/mlflow.db"), ("b", store)):
+        new_run(uri, name).status("finished")
+    with pytest.raises(RunFailed, match="1 of 2 runs"):
+        sync(None, runs=str(tmp_path))
+    assert not is_delivered(tmp_path / "a") and is_delivered(tmp_path / "b")
+    assert "not delivered" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_missing_folder_names_the_setting(tmp_path):
+    with pytest.raises(InputError) as error:
+        sync(None, runs=str(tmp_path / "nowhere"))
+    assert error.value.key == "task.runs"
+
+
+def test_a_folder_without_records_says_so(tmp_path, capsys):
+    sync(None, runs=str(tmp_path))
+    assert capsys.readouterr().out == f"{tmp_path}: no records of runs\n"
+
+
+def test_a_user_sees_nothing_of_mlflow_s_own_talk(store, new_run):
+    journal = new_run(store)
+    journal.status("finished")
+    code = f"from mcl_lab.tasks.sync import sync; sync(None, runs={str(journal.folder)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{journal.folder}: delivered to {store}\n"
