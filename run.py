@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides = search_path(flags) + flags.overrides
         if flags.multirun or "hydra.mode=MULTIRUN" in overrides:
             check_all(overrides)
-            hand_over(argv, search_path(flags))
+            hand_over(in_order(argv, flags), search_path(flags))
         elif flags.cfg or flags.info or flags.help or flags.hydra_help or flags.shell_completion:
             if not flags.shell_completion:
                 compose(overrides)  # so that what is wrong is said in one line
-            hand_over(argv)
+            hand_over(in_order(argv, flags))
         else:
             run_one(checked(overrides))
     except InstantiationException as error:
@@ -55,7 +55,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Hydra's flags and the overrides."""
     parser = get_args_parser()
     parser.error = refuse_flags
-    flags = parser.parse_args(argv)
+    flags = parser.parse_intermixed_args(argv)
     for name in ("config_path", "config_name", "experimental_rerun"):
         if getattr(flags, name):
             raise InputError(f"--{name.replace('_', '-')}", "is not supported; to add YAML files use --config-dir=FOLDER")
@@ -64,6 +64,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if (flags.package or flags.resolve) and not flags.cfg and not flags.help:
         raise InputError("--package" if flags.package else "--resolve", "goes with --cfg job")
     return flags
+
+
+def in_order(argv: Sequence[str], flags: argparse.Namespace) -> list[str]:
+    """Flags before overrides: Hydra takes no override after a flag that follows one."""
+    return [word for word in argv if word not in flags.overrides] + flags.overrides
 
 
 def refuse_flags(message: str) -> None:

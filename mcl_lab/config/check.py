@@ -6,28 +6,36 @@ What a constructor refuses, and what depends on devices and files, is the second
 import dataclasses
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
 from mcl_lab.config import schema
 from mcl_lab.config.nearest import nearest
-from mcl_lab.config.plain import leaves, plain, resolve
+from mcl_lab.config.plain import leaves, plain, resolve, unresolved
 from mcl_lab.config.targets import check_target, signature_of
 from mcl_lab.config.values import check_value
 from mcl_lab.errors import InputError
 
 SEE_ALL = "see all settings with: python run.py --cfg job"
-_ENVIRONMENT_ALLOWED = re.compile(r"(hydra|tracking)\..*|data\.root")
+_ENVIRONMENT_ALLOWED = re.compile(r"tracking\..*|data\.root")
+_SECTIONS = {
+    "trainer": schema.Trainer,
+    "tracking": schema.Tracking,
+    "data": schema.Data,
+    "pair": schema.Pair,
+    "loss": schema.Loss,
+}
 _NODE_KEYS = {"_args_", "_partial_", "_recursive_", "_convert_"}  # Hydra's, which would get around the signatures
 
 
 def check(config: DictConfig) -> None:
     """Raise InputError for the first thing that is wrong with a composed or stored config."""
-    _check_keys("", config, schema.Config)
+    _check_keys(unresolved(config))  # before a key that is gone is reported as an interpolation to it
     _check_environment(config)
     _check_hydra(config)
     tree = plain(config)
+    _check_keys(tree)
     _check_numbers(tree)
     for key, node in _nodes(tree):
         check_target(key, node["_target_"])
@@ -37,16 +45,23 @@ def check(config: DictConfig) -> None:
         raise InputError("hydra.run.dir", "needs the name of a folder")
 
 
+def _check_keys(tree: dict) -> None:
+    _check_names("", tree, schema.Config)
+    for section, fields in _SECTIONS.items():
+        if isinstance(tree[section], dict):
+            _check_names(section, tree[section], fields, open_ended=section == "loss")
+
+
 def _check_structure(tree: dict) -> None:
     _check_fields("", tree, schema.Config)
+    for section, fields in _SECTIONS.items():
+        _check_fields(section, tree[section], fields)
     if tree["config_version"] > schema.CONFIG_VERSION:
         raise InputError("config_version", f"{tree['config_version']} is newer than this code, which reads up to "
                                            f"{schema.CONFIG_VERSION}; update mcl_lab")
-    for section, fields in (("trainer", schema.Trainer), ("tracking", schema.Tracking), ("data", schema.Data)):
-        _check_fields(section, tree[section], fields)
     for key in ("images", "augmentation"):
         if tree["data"][key] is not None:
-            _check_node(f"data.{key}", tree["data"][key])
+            _check_node(f"data.{key}", tree["data"][key], schema.SUPPLIED.get(f"data.{key}", ()))
     _check_peers(tree["pair"])
     _check_loss(tree["loss"], len(tree["pair"]["peers"]))
     for key in ("optimizer", "schedule", "task"):
@@ -54,19 +69,19 @@ def _check_structure(tree: dict) -> None:
 
 
 def _check_peers(pair: dict) -> None:
-    _check_fields("pair", pair, schema.Pair)
     if not pair["peers"]:
         raise InputError("pair.peers", "needs one peer or more, e.g. +network@pair.peers.a=resnet32")
     for name, node in pair["peers"].items():
         key = f"pair.peers.{name}"
         if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
             raise InputError(key, "a peer's name must be a letter followed by letters, digits and _")
-        head = _check_fields(key, node, schema.Network, open_ended=True)
+        _check_names(key, node, schema.Network, open_ended=True)
+        head = _check_fields(key, node, schema.Network)
         _check_node(key, node, schema.SUPPLIED["pair.peers.*"], head)
 
 
 def _check_loss(loss: dict, peers: int) -> None:
-    head = _check_fields("loss", loss, schema.Loss, open_ended=True)
+    head = {field.name for field in dataclasses.fields(schema.Loss)}
     nodes = {name: node for name, node in loss.items() if name not in head and node is not None}
     if not nodes:
         raise InputError("loss", "needs at least one term, e.g. loss.classification")
@@ -93,9 +108,8 @@ def _check_conflicts(tree: dict) -> None:
         raise InputError("schedule.warmup_epochs", f"must be less than trainer.epochs={trainer['epochs']}, not {warmup}")
 
 
-def _check_fields(key: str, node: dict, fields: type, open_ended: bool = False) -> set[str]:
-    """Keys and values of a section by its dataclass; returns the names of the fields."""
-    _check_keys(key, node, fields, open_ended)
+def _check_fields(key: str, node: dict, fields: type) -> set[str]:
+    """Types and ranges of the values that a dataclass declares; returns their names."""
     declared = dataclasses.fields(fields)
     for field in declared:
         if field.name in node:
@@ -103,12 +117,13 @@ def _check_fields(key: str, node: dict, fields: type, open_ended: bool = False) 
     return {field.name for field in declared}
 
 
-def _check_keys(key: str, node: Mapping, fields: type, open_ended: bool = False) -> None:
+def _check_names(key: str, node: dict, fields: type, open_ended: bool = False) -> None:
+    """No key but those that a dataclass declares, unless open-ended, and all of those without a default."""
     declared = dataclasses.fields(fields)
-    names = {field.name for field in declared}
+    known = [_join(key, field.name) for field in declared]
     for name in node:
-        if name not in names and not open_ended and (key or name != "hydra"):
-            raise unknown_key(_join(key, name), [_join(key, known) for known in names])
+        if _join(key, name) not in known and not open_ended:
+            raise unknown_key(_join(key, name), known)
     for field in declared:
         if field.name not in node and field.default is dataclasses.MISSING:
             raise InputError(_join(key, field.name), f"is missing from the config; {SEE_ALL}")
@@ -158,7 +173,7 @@ def _check_node(key: str, node: dict, supplied: Collection[str] = (), head: Coll
 
 def _check_environment(config: DictConfig) -> None:
     # Values from the environment may be secrets, and a run's config is stored and shown.
-    for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
+    for key, value in leaves(unresolved(config)):
         if "oc.env" in str(value) and not _ENVIRONMENT_ALLOWED.fullmatch(key):
             raise InputError(key, "oc.env is allowed only in data.root, tracking.* and hydra.*; write the value itself")
 
@@ -166,6 +181,8 @@ def _check_environment(config: DictConfig) -> None:
 def _check_hydra(config: DictConfig) -> None:
     if "hydra" not in config:
         return
+    if not OmegaConf.is_dict(config.hydra):
+        raise InputError("hydra", "must be a mapping")
     raw = {"hydra": OmegaConf.to_container(config.hydra, resolve=False)}
     for key, node in _nodes(raw):
         check_target(key, node["_target_"])

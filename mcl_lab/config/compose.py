@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mcl_lab.config.check import SEE_ALL, arguments, unknown_key
 from mcl_lab.config.key import run_name
 from mcl_lab.config.nearest import nearest
-from mcl_lab.config.plain import leaves, resolve
+from mcl_lab.config.plain import leaves, resolve, unresolved
 from mcl_lab.errors import InputError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -44,7 +44,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     parser, parsed = OverridesParser.create(), []
     for text in overrides:
         try:
-            parsed.append(parser.parse_override(text))
+            parsed += parser.parse_overrides([text])
         except OverrideParseException as error:
             reason = error.message.splitlines()[-1 if "missing EQUAL" in error.message else 0]
             hint = "write KEY=VALUE" if "=" not in text else "quote special characters: 'KEY=\"VALUE\"'"
@@ -121,7 +121,8 @@ def _refuse_early(override: Override) -> None:
         raise InputError(key, "several values make several runs: add --multirun (-m)")
     if is_group(override.key_or_group) and not override.is_delete():
         value = override.value()
-        if not isinstance(value, list) and not (isinstance(value, str) and value):
+        names = value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str) and name for name in names):
             options = _options(override.key_or_group)
             raise InputError(key, f"is a group and needs the name of an option: {_listed(options)}")
 
@@ -163,10 +164,9 @@ def _known_keys(parsed: Collection[Override]) -> list[str]:
         config = _compose(groups)
     except (HydraException, OmegaConfBaseException):
         config = _compose([])
-    tree = OmegaConf.to_container(config, resolve=False)
-    hydra = [f"hydra.{key}" for key in tree.pop("hydra")]
-    groups = [group.name for group in CONF.iterdir() if group.is_dir()]
-    return [key for key, _ in leaves(tree)] + list(arguments(tree)) + hydra + groups
+    tree = unresolved(config)
+    groups = [*config.hydra.runtime.choices, *[group.name for group in CONF.iterdir() if group.is_dir()]]
+    return [*[key for key, _ in leaves(tree)], *arguments(tree), *[f"hydra.{key}" for key in config.hydra], *groups]
 
 
 def _options(group: str) -> set[str]:

@@ -10,16 +10,17 @@ from mcl_lab.errors import InputError
 
 def plain(config: DictConfig) -> dict:
     """The config without `hydra`, every interpolation resolved. Raises InputError for a missing or broken value."""
-    names = [name for name in config if name != "hydra"]
-    for key, value in leaves({name: raw(config, name) for name in names}):
+    for key, value in leaves(unresolved(config)):
         if value == "???":
             raise InputError(key, f"needs a value, e.g. {key}={'PATH' if key.endswith('root') else 'VALUE'}")
-    return {name: resolve(config, name) for name in names}
+    return {name: resolve(config, name) for name in config if name != "hydra"}
 
 
-def raw(config: DictConfig, name: str) -> object:
-    """The plain value of a top-level key as it is written, interpolations and missing values (`???`) included."""
-    return OmegaConf.to_container(OmegaConf.masked_copy(config, name), resolve=False)[name]
+def unresolved(config: DictConfig) -> dict:
+    """The config without `hydra` as it is written, interpolations and missing values (`???`) included."""
+    tree = OmegaConf.to_container(config, resolve=False)
+    tree.pop("hydra", None)
+    return tree
 
 
 def resolve(config: DictConfig, key: str) -> object:

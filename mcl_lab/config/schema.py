@@ -81,6 +81,7 @@ class Tracking:
 # Arguments that the program hands to a class itself, by the place of its node: neither asked for nor taken from a config.
 SUPPLIED = {
     "task": {"config"},
+    "data.images": {"root"},
     "pair.peers.*": {"num_classes"},
     "loss.*": {"widths", "heads", "num_classes", "losses", "weight_network", "optimizer"},
     "optimizer": {"params"},

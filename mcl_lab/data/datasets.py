@@ -46,7 +46,7 @@ class ImageSet:
         return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
 
     def subset(self, indices: Tensor) -> "ImageSet":
-        """The images at `indices` (n,) int64, in that order; the classes stay."""
+        """The images at `indices` (n,) int64, in that order, or of a mask (N,) bool; the classes stay."""
         return ImageSet(self.images[indices], self.labels[indices], self.classes)
 
 
@@ -128,7 +128,7 @@ def split_validation(train: ImageSet, share: float, seed: int) -> tuple[ImageSet
         raise InputError("data.validation", f"must be a share between 0 and 1 to hold images out, it is {share}")
     labels = train.labels.cpu()
     counts = labels.bincount(minlength=len(train.classes))
-    held_out = torch.minimum((counts * share).round().long(), (counts - 1).clamp(min=0))
+    held_out = torch.minimum((counts.double() * share).round().long(), (counts - 1).clamp(min=0))
     if not held_out.any():
         raise InputError("data.validation", f"a share of {share} holds out no image of any class; raise it")
     # Shuffled, then sorted by class: an image's place in its class is then a random rank.
@@ -137,11 +137,8 @@ def split_validation(train: ImageSet, share: float, seed: int) -> tuple[ImageSet
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[order] = rank < held_out[labels[order]]
-    places = torch.arange(len(labels))
-    return (
-        train.subset(places[~chosen].to(train.labels.device)),
-        train.subset(places[chosen].to(train.labels.device)),
-    )
+    chosen = chosen.to(train.labels.device)
+    return train.subset(~chosen), train.subset(chosen)
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

@@ -13,7 +13,7 @@ from mcl_lab.losses.term import LossInput
 class LogitDistillation(nn.Module):
     """Every peer's ensemble teaches every peer's own head, its own peer's included: sum_ij of `distillation`."""
 
-    needs_aggregator = True
+    requires = ("aggregator",)  # nodes of the loss that must be there as well
 
     def __init__(self, weight: Annotated[float, ">= 0"] = 1.0, temperature: Annotated[float, "> 0"] = 3.0):
         super().__init__()

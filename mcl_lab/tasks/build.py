@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import hydra
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mcl_lab.data.datasets import ImageSet, channel_statistics, split_validation
+from mcl_lab.data.datasets import ImageSet, Splits, channel_statistics, split_validation
 from mcl_lab.data.loaders import EvaluationBatches, TrainingBatches
 from mcl_lab.errors import InputError
 from mcl_lab.losses.classification import classification
@@ -58,34 +59,38 @@ def use_device(trainer: DictConfig) -> torch.device:
     return device
 
 
+class DataFacts(NamedTuple):
+    """What of the data a trained network cannot do without: `mean` and `std` per channel, of images in [0, 1]."""
+
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Data:
-    """Images on the device they are used on; `mean` and `std` per channel, of images in [0, 1]."""
+    """Images on the device they are used on."""
 
     train: ImageSet
-    validation: ImageSet | None
-    test: ImageSet
-    mean: list[float]
-    std: list[float]
+    evaluated: dict[str, ImageSet]  # test, and validation when some were held out
+    facts: DataFacts
 
-    @property
-    def evaluated(self) -> dict[str, ImageSet]:
-        return {"test": self.test} | ({"validation": self.validation} if self.validation else {})
+
+def read_images(data: DictConfig) -> Splits:
+    return create("data.images", data.images, root=data.get("root"))
 
 
 def build_data(data: DictConfig, device: torch.device) -> Data:
     """Read the images, hold out those for validation, and bring them to the device."""
-    train, test = create("data.images", data.images)
-    validation = None
+    train, test = read_images(data)
+    evaluated = {"test": test}
     if data.validation > 0:  # the same images whatever the run's seed, so that seeds can be compared
-        train, validation = split_validation(train, data.validation, seed=0)
-    mean, std = channel_statistics(train.images)
+        train, evaluated["validation"] = split_validation(train, data.validation, seed=0)
+    mean, std = (data.mean, data.std) if data.mean and data.std else channel_statistics(train.images)
     return Data(
         train=train.to(device),
-        validation=validation.to(device) if validation else None,
-        test=test.to(device),
-        mean=list(data.mean or mean),
-        std=list(data.std or std),
+        evaluated={name: images.to(device) for name, images in evaluated.items()},
+        facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std)),
     )
 
 
@@ -96,20 +101,20 @@ def training_batches(config: DictConfig, data: Data) -> TrainingBatches:
         batch_size=config.data.batch_size,
         class_balanced=config.loss.class_balanced,
         augmentation=create("data.augmentation", config.data.augmentation) if config.data.augmentation else None,
-        mean=data.mean,
-        std=data.std,
+        mean=data.facts.mean,
+        std=data.facts.std,
         seed=config.seed,
         channels_last=config.trainer.channels_last,
     )
 
 
-def evaluation_batches(images: ImageSet, data: Data, config: DictConfig) -> EvaluationBatches:
+def evaluation_batches(images: ImageSet, facts: DataFacts, config: DictConfig) -> EvaluationBatches:
     """All of `images`, normalised as the training images are."""
     return EvaluationBatches(
         images,
         batch_size=max(256, config.data.batch_size),
-        mean=data.mean,
-        std=data.std,
+        mean=facts.mean,
+        std=facts.std,
         channels_last=config.trainer.channels_last,
     )
 
@@ -141,9 +146,6 @@ def build_learners(config: DictConfig, num_classes: int, device: torch.device) -
     }
     weight_network = nodes.pop("weight_network", None)
     aggregator = nodes.pop("aggregator", None)
-    for name, term in nodes.items():
-        if getattr(term, "needs_aggregator", False) and aggregator is None:
-            raise InputError(f"loss.{name}", f"needs loss.aggregator, whose ensembles it uses; leave it out with loss.{name}=null")
     if not nodes and aggregator is None:
         raise InputError("loss", "has no term left")
     weighted = nodes.get("mutual_contrastive")

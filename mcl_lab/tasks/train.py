@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -39,21 +40,24 @@ def train(config: DictConfig) -> None:
     if read_result(folder):
         console.print(f"This run is finished. To train it again, delete {folder}", highlight=False, soft_wrap=True)
     else:
-        checkpoints, journal = Checkpoints(folder / "checkpoints", write_atomically), Journal(folder)
-        trainer, warnings = build_trainer(config, checkpoints, journal, console)
+        run = prepare(config, folder, console)
         make_folder(folder)
-        with RunLock(folder), run_log(folder):
+        with run.lock, run_log(folder):
             if read_result(folder) is None:  # or it was finished while this process waited for the lock
-                for warning in warnings:
-                    log.warning(warning)
-                train_in(folder, config, trainer, checkpoints, journal)
+                execute(run, config, folder)
     show_result(config, folder, console)
 
 
-def build_trainer(
-    config: DictConfig, checkpoints: Checkpoints, journal: Journal, console: Console
-) -> tuple[Trainer, list[str]]:
-    """Everything a run needs, at its beginning, and what is odd about its data. Writes nothing."""
+class Run(NamedTuple):
+    trainer: Trainer
+    checkpoints: Checkpoints
+    journal: Journal
+    lock: RunLock
+    warnings: list[str]  # what is odd about the data
+
+
+def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
+    """Everything the run needs, standing at its beginning. Writes nothing; raises InputError for what cannot be built."""
     device = build.use_device(config.trainer)
     seed_everything(config.seed)
     data = build.build_data(config.data, device)
@@ -73,8 +77,14 @@ def build_trainer(
         }
         meta_event = build.build_meta_event(config, learners, weight_optimizer)
 
+    journal, lock = Journal(folder), RunLock(folder)
+    checkpoints = Checkpoints(folder / "checkpoints", write_atomically, {"data": data.facts._asdict()})
     networks = {key: config.pair.peers[key].name for key in cohort.peers}
     progress = ConsoleProgress(console, networks, ensembles=objective.aggregator is not None)
+
+    def save(state: dict, step: int) -> None:
+        lock.check()  # never into a folder that another process has taken over
+        checkpoints.save(state, step)
 
     trainer = Trainer(
         cohort=cohort,
@@ -82,22 +92,23 @@ def build_trainer(
         optimizer=optimizer,
         schedules=[parts[name] for name in ("schedule", "weight_schedule") if name in parts],
         batches=batches,
-        evaluations={name: build.evaluation_batches(images, data, config) for name, images in data.evaluated.items()},
+        evaluations={name: build.evaluation_batches(images, data.facts, config) for name, images in data.evaluated.items()},
         meta_event=meta_event,
         parts=parts,
         device=device,
         epochs=config.trainer.epochs,
         max_steps=config.trainer.max_steps,
         checkpoint_steps=config.trainer.checkpoint_steps,
-        save=checkpoints.save,
+        save=save,
         record=journal.append,
         progress=progress,
     )
-    return trainer, batches.warnings
+    return Run(trainer, checkpoints, journal, lock, batches.warnings)
 
 
-def train_in(folder: Path, config: DictConfig, trainer: Trainer, checkpoints: Checkpoints, journal: Journal) -> None:
-    """The part of a run that writes. The folder is locked; the journal says how it went, however it goes."""
+def execute(run: Run, config: DictConfig, folder: Path) -> None:
+    """Train, in a folder that is locked, from its newest checkpoint; the journal says how it went, however it goes."""
+    trainer, checkpoints, journal = run.trainer, run.checkpoints, run.journal
     state = checkpoints.newest()
     if state:
         trainer.load_state_dict(state)
@@ -108,9 +119,11 @@ def train_in(folder: Path, config: DictConfig, trainer: Trainer, checkpoints: Ch
     journal.status("running")
     start_sender(folder, config.tracking.uri)
     log.info("%s at epoch %d, step %d", "going on" if state else "starting", trainer.position.epoch + 1, trainer.position.step)
+    for warning in run.warnings:
+        log.warning(warning)
     try:
         records = trainer.fit()
-        checkpoints.finish({name: part.state_dict() for name, part in trainer.parts.items() if name in KEPT})
+        checkpoints.finish({"parts": {name: trainer.parts[name].state_dict() for name in KEPT if name in trainer.parts}})
         write_json(folder / "result.json", result_of(config, records, trainer.device))
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)

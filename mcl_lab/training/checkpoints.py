@@ -26,11 +26,13 @@ class Checkpoints:
     """The checkpoints of one run.
 
     folder: made when the first is written. write: puts bytes under a path atomically and durably.
+    facts: plain values that go into every file, what a reader needs besides the state.
     """
 
-    def __init__(self, folder: Path, write: Callable[[Path, bytes], None]):
+    def __init__(self, folder: Path, write: Callable[[Path, bytes], None], facts: dict):
         self.folder = folder
         self.write = write
+        self.facts = facts
 
     def save(self, state: dict, step: int) -> Path:
         """Write the state after `step` steps, then drop all but the last two. Raises OSError, the older ones whole."""
@@ -70,7 +72,7 @@ class Checkpoints:
 
     def _write(self, stem: str, state: dict) -> Path:
         buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **state}, buffer)
+        torch.save({"format": FORMAT, **self.facts, **state}, buffer)
         content = buffer.getvalue()
         path = self.folder / f"{stem}-{_checksum(content)}.pt"
         self.folder.mkdir(exist_ok=True)

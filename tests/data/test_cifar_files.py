@@ -5,6 +5,7 @@ import io
 import pickle
 import socket
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -111,11 +112,21 @@ def test_a_damaged_member_is_unpacked_again(archive, tmp_path, attempts):
     assert not attempts
 
 
-def test_jobs_that_start_together_unpack_one_after_the_other(archive, tmp_path):
+def test_of_jobs_that_start_together_one_unpacks_and_the_others_wait(archive, tmp_path, monkeypatch):
     (tmp_path / archive.filename).write_bytes(archive.content)
+    unpacked = []
+    open_archive = tarfile.open
+
+    def slowly(*args, **kwargs):
+        unpacked.append(args)
+        time.sleep(0.2)
+        return open_archive(*args, **kwargs)
+
+    monkeypatch.setattr(tarfile, "open", slowly)
     with ThreadPoolExecutor(4) as jobs:
         for splits in jobs.map(lambda _: archive.load(str(tmp_path), archive.checksums), range(4)):
             archive.check(splits)
+    assert len(unpacked) == 1
 
 
 def test_no_network_says_which_file_to_put_where(archive, tmp_path, attempts):

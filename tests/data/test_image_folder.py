@@ -106,7 +106,7 @@ def test_scaling_is_antialiased(root):
     stripes[:, ::2] = 255  # nearest or plain bilinear scaling would pick black or white
     save(root / "test" / "red" / "0.png", Image.fromarray(stripes))
     result = imagefolder(str(root)).test.images[1]
-    assert ((result.int() - 127).abs() <= 4).all()
+    assert ((result.int() - 127).abs() <= 8).all()
 
 
 def test_another_size(root):
@@ -202,13 +202,14 @@ def test_differing_classes_are_named(root):
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_unreadable_images_are_counted_and_named(root, part):
-    good = (root / part / "red" / "0.png").read_bytes()
+    noise = root / part / "red" / "noise.png"
+    save(noise, Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)))
     for number in range(7):
-        (root / part / "red" / f"bad{number}.png").write_bytes(good[: 20 * number])
+        (root / part / "red" / f"bad{number}.png").write_bytes(noise.read_bytes()[: 200 * number])
     (root / part / "green" / "bad.jpg").write_text("not a picture")
     key, message = error_of(str(root))
     assert key == f"data.images.{part}"
-    assert f"8 of {14 if part == 'train' else 10} images" in message
+    assert f"8 of {15 if part == 'train' else 11} images" in message
     assert "green/bad.jpg, red/bad0.png" in message
     assert "and 3 more" in message
 

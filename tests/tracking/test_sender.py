@@ -20,7 +20,7 @@ from mcl_lab.tracking.journal import Journal, read_status
 from mcl_lab.tracking.sender import follow, start_sender
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 60  # more than anything here takes on a busy machine
+SECONDS = 120  # more than anything here takes on a busy machine
 
 # What a training process does for its record, in the words of the public interface.
 TRAINING = """
@@ -55,6 +55,7 @@ def training(folder: Path, record: dict, *, between: str = "pass", wait: float =
         [sys.executable, "-c", code, str(folder), json.dumps(record)],
         cwd=cwd,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -85,7 +86,6 @@ def test_the_training_process_never_imports_mlflow_and_a_scheduler_s_signals_do_
 ):
     run = tmp_path / "run"
     process = training(run, record("sqlite:///mlflow.db"), between="sys.stdin.readline()", cwd=tmp_path)
-    process.stdin = None
     sender = int(process.stdout.readline().split()[1])
     soon(lambda: at_work(run))
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):

@@ -1,0 +1,51 @@
+"""task=clean: what can go from run folders."""
+
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mcl_lab.config.stored import FILE_NAME
+from mcl_lab.errors import InputError
+from mcl_lab.results.runs import read_result
+from mcl_lab.tracking.lock import is_held
+
+
+def clean(config: DictConfig, *, runs: str = "runs", delete: bool = False) -> None:
+    """List, and delete when `delete`, what no run needs any more: checkpoints of finished runs for going on, temporary files
+    that a crash left behind, and folders of runs that never wrote a checkpoint. A folder in use is left alone.
+
+    runs: a run folder, or a folder of them. Raises InputError("task.runs").
+    """
+    root = Path(runs)
+    if not root.is_dir():
+        raise InputError("task.runs", f"there is no folder {root}")
+    folders = [root] if (root / FILE_NAME).exists() else sorted(path.parent for path in root.glob(f"*/{FILE_NAME}"))
+    total = 0
+    for folder in folders:
+        for path in [] if is_held(folder) else _needless(folder):
+            size = _size(path)
+            total += size
+            print(f"{'deleted' if delete else 'can go'}  {size / 2**20:8.1f} MB  {path}")
+            if delete:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if total == 0:
+        print(f"Nothing to clean in {root}.")
+    elif not delete:
+        print(f"{total / 2**20:.1f} MB in all; delete them with task.delete=true")
+
+
+def _needless(folder: Path) -> list[Path]:
+    checkpoints = sorted((folder / "checkpoints").glob("step-*.pt"))
+    if read_result(folder):
+        return checkpoints + _temporary(folder)
+    return _temporary(folder) if checkpoints else [folder]
+
+
+def _temporary(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob(".*.tmp") if path.is_file())
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
