@@ -58,7 +58,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     flags = parser.parse_intermixed_args(argv)
     for name in ("config_path", "config_name", "experimental_rerun"):
         if getattr(flags, name):
-            raise InputError(f"--{name.replace('_', '-')}", "is not supported; to add YAML files use --config-dir=FOLDER")
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(flag, "is not supported; to add YAML files use --config-dir=FOLDER")
     if sum(bool(flag) for flag in (flags.run, flags.multirun, flags.cfg, flags.info, flags.shell_completion)) > 1:
         raise InputError("command line", "holds more than one of --run, --multirun, --cfg, --info, --shell-completion")
     if (flags.package or flags.resolve) and not flags.cfg and not flags.help:

@@ -1,4 +1,4 @@
-"""Wrong command lines: exit status 2, one line on stderr that names the setting and what would be right, nothing written."""
+"""Wrong command lines: exit status 2, one line that names the setting and what would be right, nothing written."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ WRONG = [
     (["+optimizer.lr=0.2"], "optimizer.lr", ["without the +"]),
     (["~optimizer.lrr"], "optimizer.lrr", ["did you mean optimizer.lr?"]),
     (["~trainer.epochs"], "trainer.epochs", ["is missing"]),
-    (["loss.mutual_contrastive.tempreature=1"], "loss.mutual_contrastive.tempreature", ["mutual_contrastive.temperature?"]),
+    (["loss.mutual_contrastive.tempreature=1"], "loss.mutual_contrastive.tempreature", ["contrastive.temperature?"]),
     (["+loss.mutual_contrastive.tempreature=1"], "loss.mutual_contrastive.tempreature", ["contrastive.temperature?"]),
     (["+loss.mutual_contrastive.widths=[1,2]"], "loss.mutual_contrastive.widths", ["set by the program"]),
     (["+pair.peers.a.num_classes=3"], "pair.peers.a.num_classes", ["set by the program"]),
@@ -77,6 +77,8 @@ WRONG = [
     (["data.std=[0.2,0.2,0]"], "data.std", ["> 0"]),
     (["data=imagefolder"], "data.root", ["needs a value", "data.root=PATH"]),
     (["data.root=3"], "data.root", ["a string"]),
+    (["data.name="], "data.name", ["not empty"]),
+    (["tracking.uri="], "tracking.uri", ["not empty", "or null"]),
     (["task=evaluate"], "task.checkpoint", ["needs a value"]),
     (["seed=-1"], "seed", ["an integer"]),
     (["seed=4294967296"], "seed", ["an integer"]),
@@ -98,6 +100,7 @@ WRONG = [
     # what does not go together
     (["pair=single/resnet8"], "pair", ["needs 2 peers"]),
     (["~network@pair.peers.b"], "pair", ["needs 2 peers"]),
+    (["loss.aggregator=null"], "loss.aggregator", ["loss.logit_distillation=null"]),
     (["loss=baseline", "loss.classification=null"], "loss", ["at least one term"]),
     # targets
     (["optimizer._target_=torch.load"], "optimizer._target_", ["not allowed", "torch.optim"]),
@@ -116,6 +119,7 @@ WRONG = [
     (["data.root=${oc.env:NOT_SET_ANYWHERE}"], "data", ["NOT_SET_ANYWHERE"]),
     (["hydra.run.dir=${nowhere}"], "hydra.run.dir", ["nowhere"]),
     (["hydra.run.dir="], "hydra.run.dir", ["folder"]),
+    (["hydra.run.dir=???"], "hydra.run.dir", ["folder"]),
     # what cannot be read
     (["optimizer.lr"], "optimizer.lr", ["KEY=VALUE"]),
     (["optimizer.lr=[1"], "optimizer.lr", ["quote"]),
@@ -136,9 +140,23 @@ WRONG = [
     (["--multirun", "--cfg", "job"], "command line", ["more than one"]),
     # folders of runs
     (["resume=nowhere"], "resume", ["nowhere", "the folder of a run"]),
-    (["resume=3"], "resume", ["a string or null"]),
-    (["resume="], "resume", ["the folder of a run"]),
+    (["resume=3"], "resume", ["a string"]),
+    (["resume="], "resume", ["not empty"]),
     (["resume=.", "-m"], "resume", ["config.yaml"]),
+]
+
+
+# What only the second stage can know, with torch but before anything is written.
+WRONG_LATER = [
+    (["trainer.device=cuda:99", "data=digits"], "trainer.device", ["cuda:99", "cpu"]),
+    (["data=digits", "data.batch_size=5000"], "data.batch_size", ["1437"]),
+    (["data=digits", "data.images.size=0"], "data.images.size", ["at least"]),
+    (["data=digits", "pair.peers.a.blocks=[]"], "pair.peers.a", []),
+    (["data=imagefolder", "data.root=nowhere"], "data.root", ["nowhere"]),
+    (["data=imagefolder", "data.root=empty"], "data", ["empty"]),
+    (["data=imagefolder", "data.root=one_class"], "data", ["class"]),
+    (["task=evaluate", "task.checkpoint=nowhere"], "task.checkpoint", ["nowhere"]),
+    (["task=evaluate", "task.checkpoint=empty"], "task.checkpoint", ["empty"]),
 ]
 
 
@@ -150,7 +168,7 @@ def check_line(error, key, words):
         assert word in error
 
 
-@pytest.mark.parametrize(("arguments", "key", "words"), WRONG, ids=[" ".join(arguments) for arguments, _, _ in WRONG])
+@pytest.mark.parametrize(("arguments", "key", "words"), WRONG, ids=[" ".join(row[0]) for row in WRONG])
 def test_wrong(arguments, key, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run.py"])
@@ -158,6 +176,21 @@ def test_wrong(arguments, key, words, tmp_path, monkeypatch, capsys):
     out, error = capsys.readouterr()
     check_line(error, key, words)
     assert out == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "key", "words"), WRONG_LATER, ids=[" ".join(row[0]) for row in WRONG_LATER])
+def test_wrong_at_the_second_stage(arguments, key, words, tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    for part in ("train", "test"):
+        Path("one_class", part, "cats").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(Path("one_class", part, "cats", "1.png"))
+    before = sorted(Path().rglob("*"))
+    assert run.main(arguments) == 2
+    check_line(capsys.readouterr().err, key, words)
+    assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.parametrize(("arguments", "key", "words"), WRONG[::10])

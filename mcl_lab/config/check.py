@@ -41,7 +41,7 @@ def check(config: DictConfig) -> None:
         check_target(key, node["_target_"])
     _check_structure(tree)
     _check_conflicts(tree)
-    if "hydra" in config and resolve(config, "hydra.run.dir") == "":
+    if OmegaConf.select(config, "hydra.run") is not None and not resolve(config, "hydra.run.dir"):
         raise InputError("hydra.run.dir", "needs the name of a folder")
 
 
@@ -92,7 +92,7 @@ def _check_loss(loss: dict, peers: int) -> None:
                                      f"{name}, this pair has {peers}")
         for other in attributes.get("requires", ()):
             if other not in nodes:
-                raise InputError(f"loss.{other}", f"must be there as long as loss.{name} is; or set loss.{name}=null too")
+                raise InputError(f"loss.{other}", f"is needed by loss.{name}; keep it or set loss.{name}=null too")
 
 
 def _check_conflicts(tree: dict) -> None:
@@ -105,7 +105,8 @@ def _check_conflicts(tree: dict) -> None:
         raise InputError("optimizer.nesterov", "true needs optimizer.momentum > 0")
     warmup = schedule.get("warmup_epochs")
     if warmup and warmup >= trainer["epochs"]:
-        raise InputError("schedule.warmup_epochs", f"must be less than trainer.epochs={trainer['epochs']}, not {warmup}")
+        epochs = trainer["epochs"]
+        raise InputError("schedule.warmup_epochs", f"must be less than trainer.epochs={epochs}, not {warmup}")
 
 
 def _check_fields(key: str, node: dict, fields: type) -> set[str]:

@@ -149,11 +149,12 @@ def _translated(error: Exception, parsed: Collection[Override]) -> InputError:
         return unknown_key(key, known)
     if message.startswith("Could not override"):
         known = [group for group in _compose([]).hydra.runtime.choices if not group.startswith("hydra/")]
-        return InputError(key, f"there is no such group in the config{nearest(key, known)}; to add it write +{key}=OPTION")
+        return InputError(key, f"is not in the config{nearest(key, known)}; to add it write +{key}=OPTION")
     if message.startswith("Could not append") and "already" in message:
         return InputError(key, f"is already in the config; write {key}=VALUE without the +")
     if message.startswith("Could not delete"):
-        return InputError(key, f"cannot be removed: {message}{nearest(key, _known_keys(parsed))}")
+        known = _known_keys(parsed)
+        return InputError(key, f"cannot be removed: {message}{'' if key in known else nearest(key, known)}")
     return InputError(key, message)
 
 

@@ -15,7 +15,7 @@ CONFIG_VERSION = 1  # raised when a stored config means something else to newer 
 class Config:
     config_version: Annotated[int, ">= 1"]
     seed: Annotated[int, "[0, 4294967296)"]
-    resume: str | None
+    resume: Annotated[str, "not empty"] | None
     task: dict[str, Any]
     data: dict[str, Any]
     pair: dict[str, Any]
@@ -28,14 +28,14 @@ class Config:
 
 @dataclass
 class Data:
-    name: str
+    name: Annotated[str, "not empty"]
     batch_size: Annotated[int, ">= 2"]
     validation: Annotated[float, "[0, 1)"]
     mean: Annotated[tuple[float, float, float], "[0, 1]"] | None
     std: Annotated[tuple[float, float, float], "> 0"] | None
     images: dict[str, Any]
     augmentation: dict[str, Any] | None
-    root: str = ""  # only sets that lie in a folder have one
+    root: Annotated[str, "not empty"] = ""  # only sets that lie in a folder have one
 
 
 @dataclass
@@ -47,14 +47,14 @@ class Pair:
 class Network:
     """The head of a peer's node; its other keys are arguments of its class."""
 
-    name: str
+    name: Annotated[str, "not empty"]
 
 
 @dataclass
 class Loss:
     """The head of the loss; its other keys are nodes, each a term or what a term needs, or null."""
 
-    name: str
+    name: Annotated[str, "not empty"]
     branches: bool
     class_balanced: bool
 
@@ -73,12 +73,12 @@ class Trainer:
 
 @dataclass
 class Tracking:
-    uri: str | None
-    experiment: str
+    uri: Annotated[str, "not empty"] | None
+    experiment: Annotated[str, "not empty"]
     wait: Annotated[float, ">= 0"]
 
 
-# Arguments that the program hands to a class itself, by the place of its node: neither asked for nor taken from a config.
+# Arguments that the program hands to a class itself, by the place of its node: a config need not and must not hold them.
 SUPPLIED = {
     "task": {"config"},
     "data.images": {"root"},

@@ -23,7 +23,9 @@ def to_yaml(config: DictConfig) -> str:
     Of `hydra` it keeps what was typed and the choice in each group.
     """
     tree = plain(config) | {"resume": None}
-    choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")}
+    choices = {
+        group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")
+    }
     tree["hydra"] = {"overrides": {"task": overrides(config)}, "runtime": {"choices": choices}}
     return re.sub(r"://[^/\s'\"]*@", "://", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 

@@ -91,9 +91,9 @@ def _plugins() -> set[str]:
 
 def _signature(arguments: ast.arguments, *, bound: int, attributes: dict[str, object]) -> Signature:
     positional = arguments.posonlyargs + arguments.args
-    first_default = len(positional) - len(arguments.defaults)
-    defaults = {arg.arg: value for arg, value in zip(positional[first_default:], arguments.defaults, strict=True)}
-    defaults |= {arg.arg: value for arg, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value}
+    with_default = positional[len(positional) - len(arguments.defaults) :] + arguments.kwonlyargs
+    values = arguments.defaults + arguments.kw_defaults
+    defaults = {arg.arg: value for arg, value in zip(with_default, values, strict=True) if value is not None}
     parameters = {arg.arg: arg.annotation for arg in positional[bound:] + arguments.kwonlyargs}
     for name, default in defaults.items():
         if name in parameters and parameters[name] is not None and ast.unparse(default) == "None":

@@ -5,9 +5,9 @@ One vocabulary for the config's own schema and for the classes it names. An anno
 """
 
 import ast
-import math
 import operator
 import re
+import sys
 
 from mcl_lab.errors import InputError
 
@@ -33,8 +33,9 @@ _COMPARISONS = {
 def check_value(key: str, value: object, annotation: ast.expr | str | None, within: str | None = None) -> None:
     """Raise InputError(key) when a plain value is not of the annotated type or range.
 
-    A bool is no integer, an integer is a number, NaN and infinity are none. `within` is a range of its own, `> 0`,
-    for annotations that carry none. Ranges are `> 0`, `>= 0`, `[0, 1)` and so on, of every number in the value.
+    A bool is no integer, an integer (of 64 bits) is a number, NaN and infinity are none. `within` is a range for
+    annotations that carry none. Ranges are `> 0`, `>= 0`, `[0, 1)` and so on, of every number in the value, and
+    `not empty` of a string.
     """
     if isinstance(annotation, str):
         annotation = ast.parse(annotation, mode="eval").body
@@ -97,9 +98,10 @@ def _accepts_generic(value: object, name: str, inner: ast.expr) -> bool:
 def _accepts_name(value: object, name: str) -> bool:
     match name:
         case "int":
-            return isinstance(value, int) and not isinstance(value, bool)
+            return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
         case "float":
-            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            # The comparison is false for NaN, and unlike math.isfinite takes integers of any size.
+            return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         case "str":
             return isinstance(value, str)
         case "bool":
@@ -145,6 +147,8 @@ def _last_name(node: ast.expr) -> str:
 def _in_range(value: object, text: object) -> bool:
     if isinstance(value, list):
         return all(_in_range(item, text) for item in value)
+    if text == "not empty":
+        return value != ""
     found = _RANGE.fullmatch(text) if isinstance(text, str) else None
     if found is None or value is None:
         return True
@@ -155,6 +159,8 @@ def _in_range(value: object, text: object) -> bool:
 
 
 def _range_words(text: object) -> str:
+    if text == "not empty":
+        return "that is not empty"
     if not isinstance(text, str) or not _RANGE.fullmatch(text):
         return ""
     return text if text[0] in "<>" else f"in {text}"

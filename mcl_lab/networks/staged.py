@@ -5,7 +5,6 @@ B batch, C classes, D embedding width.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 
@@ -55,4 +54,4 @@ class StagedNetwork(nn.Module):
 
 def pool(features: Tensor) -> Tensor:
     """Global average pooling, (B, D, H, W) to (B, D)."""
-    return torch.flatten(nn.functional.adaptive_avg_pool2d(features, 1), 1)
+    return features.mean(dim=(2, 3))  # as adaptive pooling, which has no deterministic backward on CUDA

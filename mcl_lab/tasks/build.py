@@ -1,6 +1,7 @@
 """From a config to the objects of a run. All that they refuse is an InputError, and nothing is written."""
 
 import inspect
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,7 +33,7 @@ def create(key: str, node: DictConfig, **offered):
     arguments = {name: value for name, value in arguments.items() if name != "_target_"}
     try:
         return target(**arguments, **{name: value for name, value in offered.items() if takes_all or name in asked})
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise InputError(key, str(error)) from error
 
 
@@ -41,12 +42,7 @@ def use_device(trainer: DictConfig) -> torch.device:
     name = trainer.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise InputError("trainer.device", f"{name} is not one of auto, cpu, cuda, cuda:0, cuda:1, ...")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError("trainer.device", f"{name} is not there ({torch.cuda.device_count()} CUDA devices); use cpu or auto")
     if trainer.threads is not None:
@@ -55,6 +51,7 @@ def use_device(trainer: DictConfig) -> torch.device:
         raise InputError("trainer.precision", "tf32 needs a CUDA device; use float32 or bf16")
     torch.backends.cudnn.allow_tf32 = trainer.precision == "tf32"  # of convolutions; losses stay float32
     torch.backends.cudnn.benchmark = not trainer.deterministic
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by deterministic algorithms, harmless without
     torch.use_deterministic_algorithms(trainer.deterministic)
     return device
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from mcl_lab.config.compose import CONF, overrides
 from mcl_lab.results.runs import HEADLINE, baseline_accuracies, read_result, read_results
+from mcl_lab.tasks.screen import table
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
 
 COLUMNS = {  # figures of result.json
@@ -39,30 +39,22 @@ def show_result(config: DictConfig, folder: Path, console: Console) -> None:
     lines += recording(config, folder)
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
-        console.print(f"{name:<{width}}  {text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name:<{width}}  {text}", soft_wrap=True)
 
 
 def result_table(result: dict, baselines: dict[str, list[float]]) -> Table:
     """Test accuracies in %, a row for each peer, beside the mean of its baselines when there are any."""
-    table = Table(
-        title=f"Test accuracy (%) on {result['dataset']}, {result['loss']}, seed {result['seed']}",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-    )
-    table.add_column("peer")
     shown = [name for name in COLUMNS if any(name in peer for peer in result["peers"].values())]
-    for name in shown:
-        table.add_column(COLUMNS[name], justify="right", style="bold" if name == HEADLINE else None)
-    if any(baselines.values()):
-        table.add_column("baseline,\nlast epoch", justify="right")
-        table.add_column("gain", justify="right")
+    columns = [COLUMNS[name] for name in shown] + (["baseline,\nlast epoch", "gain"] if any(baselines.values()) else [])
+    title = f"Test accuracy (%) on {result['dataset']}, {result['loss']}, seed {result['seed']}"
+    made = table(title, ["peer"], columns)
     for key, peer in result["peers"].items():
         cells = [f"{key}: {peer['network']}", *(f"{peer[name]:.2f}" for name in shown)]
         if baselines.get(key):
             mean, count = statistics.mean(baselines[key]), len(baselines[key])
             cells += [f"{mean:.2f}" + (f" (n={count})" if count > 1 else ""), f"{peer[HEADLINE] - mean:+.2f}"]
-        table.add_row(*cells)
-    return table
+        made.add_row(*cells)
+    return made
 
 
 def baseline_command(config: DictConfig, network: str) -> str | None:

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from omegaconf import DictConfig, OmegaConf
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from mcl_lab.config.compose import overrides, parse
 from mcl_lab.config.stored import read_config
 from mcl_lab.errors import InputError
 from mcl_lab.tasks import build
+from mcl_lab.tasks.screen import screen, table
 from mcl_lab.training.checkpoints import newest_file, read
 from mcl_lab.training.evaluation import evaluate as accuracies_of
 
@@ -46,8 +44,12 @@ def evaluate(config: DictConfig, *, checkpoint: str, format: Literal["table", "j
     if format == "json":
         print(json.dumps({"dataset": data.name, "images": len(images), **accuracies}, indent=2))
     else:
-        networks = {key: run.pair.peers[key].name for key in learners.cohort.peers}
-        Console().print(_table(accuracies, networks, f"Test accuracy (%) on {data.name}, {len(images):,} images"))
+        shown = table(f"Test accuracy (%) on {data.name}, {len(images):,} images", ["peer", "head"], ["top-1", "top-5"])
+        for peer, heads in accuracies["top1"].items():
+            for head, top1 in heads.items():
+                name, top5 = f"{peer}: {run.pair.peers[peer].name}", accuracies["top5"][peer][head]
+                shown.add_row(name, head, f"{top1:.2f}", f"{top5:.2f}", style="bold" if head == "own_head" else None)
+        screen().print(shown)
 
 
 def _names_data(config: DictConfig) -> bool:
@@ -61,16 +63,3 @@ def _own_data(run: DictConfig, config: DictConfig) -> DictConfig:
         if override.key_or_group.startswith("data."):
             OmegaConf.update(data, override.key_or_group.removeprefix("data."), override.value())
     return data
-
-
-def _table(accuracies: dict, networks: dict[str, str], title: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("peer", "head"):
-        table.add_column(name)
-    for name in ("top-1", "top-5"):
-        table.add_column(name, justify="right")
-    for peer, heads in accuracies["top1"].items():
-        for head, top1 in heads.items():
-            bold = "bold" if head == "own_head" else None
-            table.add_row(f"{peer}: {networks[peer]}", head, f"{top1:.2f}", f"{accuracies['top5'][peer][head]:.2f}", style=bold)
-    return table

@@ -4,13 +4,11 @@ import json
 from typing import Annotated, Literal
 
 from omegaconf import DictConfig
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from mcl_lab.networks.cohort import Peer
 from mcl_lab.networks.summary import multi_adds, parameters
 from mcl_lab.tasks import build
+from mcl_lab.tasks.screen import screen, table
 
 
 def summary(
@@ -40,15 +38,11 @@ def summary(
     if format == "json":
         print(json.dumps({"num_classes": num_classes, "image_size": image_size, "peers": peers}, indent=2))
     else:
-        Console().print(_table(peers, f"{num_classes} classes, images of {image_size} x {image_size}"))
-
-
-def _table(peers: dict[str, dict], title: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("peer")
-    for name in ("stages", "width", "parameters", "multi-adds", "parameters,\nbranches too", "multi-adds,\nbranches too"):
-        table.add_column(name, justify="right")
-    for key, peer in peers.items():
-        network, *counts = peer.values()
-        table.add_row(f"{key}: {network}", *(f"{count:,}" for count in counts))
-    return table
+        shown = table(
+            f"Counted for {num_classes} classes, one image of {image_size} x {image_size}",
+            ["peer"],
+            ["stages", "width", "parameters", "multi-adds", "parameters\nwith branches", "multi-adds\nwith branches"],
+        )
+        for key, (network, *counts) in ((key, peer.values()) for key, peer in peers.items()):
+            shown.add_row(f"{key}: {network}", *(f"{count:,}" for count in counts))
+        screen().print(shown)

@@ -33,7 +33,7 @@ def sync(config: Any, *, runs: str = "runs") -> None:
     if not folders:
         print(f"{runs}: no records of runs")
     if failed:
-        raise RunFailed(f"{len(failed)} of {len(folders)} runs could not be delivered; their records are kept, try again later")
+        raise RunFailed(f"{len(failed)} of {len(folders)} runs could not be delivered; their records are kept")
 
 
 def _sync_one(folder: Path) -> tuple[str, bool]:

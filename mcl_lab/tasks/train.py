@@ -17,10 +17,12 @@ from mcl_lab.results.runs import read_result
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.record import record_of, result_of
+from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
 from mcl_lab.tracking.journal import Journal
 from mcl_lab.tracking.lock import RunLock
 from mcl_lab.tracking.sender import start_sender
+from mcl_lab.tracking.uri import stored_uri
 from mcl_lab.training.checkpoints import Checkpoints
 from mcl_lab.training.progress import ConsoleProgress
 from mcl_lab.training.randomness import seed_everything
@@ -35,10 +37,10 @@ def train(config: DictConfig) -> None:
 
     Raises InputError before anything is written; RunFailed and Interrupted once the record says so.
     """
-    folder, console = run_folder(config), Console()
+    folder, console = run_folder(config), screen()
     refuse_other_run(config, folder)
     if read_result(folder):
-        console.print(f"This run is finished. To train it again, delete {folder}", highlight=False, soft_wrap=True)
+        console.print(f"This run is finished. To train it again, delete {folder}", soft_wrap=True)
     else:
         run = prepare(config, folder, console)
         make_folder(folder)
@@ -58,6 +60,8 @@ class Run(NamedTuple):
 
 def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
     """Everything the run needs, standing at its beginning. Writes nothing; raises InputError for what cannot be built."""
+    if config.tracking.uri is not None:
+        stored_uri(config.tracking.uri)  # refuses what MLflow has no store for
     device = build.use_device(config.trainer)
     seed_everything(config.seed)
     data = build.build_data(config.data, device)

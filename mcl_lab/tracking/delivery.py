@@ -20,7 +20,8 @@ def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
     """What has been delivered of `record` to the store it names; a fresh memory when nothing has, or only elsewhere.
 
     `experiment_id` and `mlflow_run` are MLflow's ids; `last_epoch` is the last epoch sent; `state` and `started_ms` are
-    those of the status that was delivered with all that belongs to it; `error` is the last try's, None after a good one.
+    those of the status that was delivered with all that belongs to it; `error` is the last try's, None after a good
+    one.
     """
     fresh = {
         "id": record["id"],
@@ -95,7 +96,8 @@ def wait_delivered(folder: Path | str, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not is_delivered(folder):
         error = _error(folder)
-        if time.monotonic() >= deadline or (error and (error["gave_up"] or (error["ended"] and error["failures"] >= 2))):
+        hopeless = error is not None and (error["gave_up"] or (error["ended"] and error["failures"] >= 2))
+        if hopeless or time.monotonic() >= deadline:
             return False
         time.sleep(POLL)
     return True

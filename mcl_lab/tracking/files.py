@@ -40,10 +40,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path`, among processes and threads, for the body; it ends with the process, however that ends.
+    """Hold the lock file `path`, among processes and threads, for the body; it ends with the process at the latest.
 
-    Yields True when held; False when `wait` is false and somebody else holds it. The file is left where it is: to delete
-    it would let two processes lock two files of one name.
+    Yields True when held; False when `wait` is false and somebody else holds it. The file is left where it is: to
+    delete it would let two processes lock two files of one name.
     """
     with open(path, "a", encoding="utf-8") as file:
         yield lock_file(file.fileno(), wait=wait)
@@ -56,7 +56,8 @@ def lock_file(descriptor: int, *, wait: bool) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        # Some parallel file systems are mounted without flock. What it guards here are moments: better unguarded than no run.
+        # Some parallel file systems are mounted without flock. What it guards here are moments: better unguarded
+        # than no run.
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise
     return True

@@ -37,8 +37,8 @@ class Journal:
         """Write record.json and return it.
 
         `record` holds `run_key`, `name`, `uri` (None: not tracked), `experiment`, `params` and `tags` (of str to str).
-        A folder that has a record keeps its `id` and `created_ms`: a resumed run is the same run, even when it is tracked
-        elsewhere from now on. The URI is stored by its absolute path and without user and password.
+        A folder that has a record keeps its `id` and `created_ms`: a resumed run is the same run, even when it is
+        tracked elsewhere from now on. The URI is stored by its absolute path and without user and password.
 
         Raises InputError("tracking.uri") for a URI that MLflow has no store for.
         """
@@ -102,7 +102,7 @@ def read_status(folder: Path | str) -> dict[str, Any] | None:
 
 
 def read_epochs(folder: Path | str) -> list[dict[str, Any]]:
-    """The epochs in metrics.jsonl, in order; a line that is still being written, or was when its writer died, is not one."""
+    """The epochs in metrics.jsonl, in order, without a line still being written, or left half by a crash."""
     try:
         text = (Path(folder) / METRICS).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

@@ -28,8 +28,8 @@ SLURM_TASK = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_STEP_ID", "SLURM_PRO
 class RunLock:
     """Context manager that holds a run folder for this process.
 
-    A lock left behind is taken over: at once on its own host when its process is gone, at once by the same SLURM task on
-    another host (it was requeued), and by others once its heartbeat, the file's modification time, is `stale_after`
+    A lock left behind is taken over: at once on its own host when its process is gone, at once by the same SLURM task
+    on another host (it was requeued), and by others once its heartbeat, the file's modification time, is `stale_after`
     seconds old; until then they wait and say so in one line on stderr.
 
     Raises RunFailed when a living process of this host holds the folder.
@@ -62,7 +62,7 @@ class RunLock:
     def check(self) -> None:
         """Raise RunFailed when another process has taken the folder over, as it may once this one slept too long."""
         if self._lost:
-            raise RunFailed(f"{self.path.parent}: another process took this run over while this one did not move; it goes on there")
+            raise RunFailed(f"{self.path.parent}: another process took this run over while this one stood still")
 
     def _take(self) -> dict[str, Any] | None:
         """Make the lock ours and return None, or return its holder, to be waited for."""
@@ -114,8 +114,8 @@ class RunLock:
 def heartbeat_age(folder: Path | str) -> float:
     """Seconds since the lock of a run folder last beat; infinite when nobody holds it.
 
-    Measured against a file written now into the same folder: on a shared file system the server's clock sets both times,
-    and this machine's may be minutes off.
+    Measured against a file written now into the same folder: on a shared file system the server's clock sets both
+    times, and this machine's may be minutes off.
     """
     try:
         beat = (Path(folder) / LOCK).stat().st_mtime
@@ -126,7 +126,7 @@ def heartbeat_age(folder: Path | str) -> float:
 
 
 def is_held(folder: Path | str) -> bool:
-    """Whether a living process holds the run folder: its process runs, or, on another host, its heart has beaten lately."""
+    """Whether a living process holds the run folder: it runs on this host, or has beaten lately on another."""
     holder = read_json(Path(folder) / LOCK)
     if holder is None:
         return False

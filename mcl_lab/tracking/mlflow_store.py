@@ -13,8 +13,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-# Read by MLflow when it is imported or connects. A pass that fails is done again as a whole, so MLflow's own retries would
-# only hide it for minutes; and a request repeated below our feet could make a run twice.
+from mcl_lab.tracking.delivery import end_state, is_delivered, read_delivery, started_ms, write_delivery
+from mcl_lab.tracking.files import exclusive, read_json
+from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_epochs, read_record, read_status
+from mcl_lab.tracking.lock import LOCK
+from mcl_lab.tracking.uri import connectable_uri, sqlite_file
+
+# Read by MLflow when it is imported or connects. A pass that fails is done again as a whole, so MLflow's own retries
+# would only hide it for minutes; and a request repeated behind our back could make a run twice.
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
@@ -24,18 +30,6 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # MLflow complains where t
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
-
-from mcl_lab.tracking.delivery import (  # noqa: E402
-    end_state,
-    is_delivered,
-    read_delivery,
-    started_ms,
-    write_delivery,
-)
-from mcl_lab.tracking.files import exclusive, read_json  # noqa: E402
-from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_epochs, read_record, read_status  # noqa: E402
-from mcl_lab.tracking.lock import LOCK  # noqa: E402
-from mcl_lab.tracking.uri import connectable_uri, sqlite_file  # noqa: E402
 
 ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
 ARTIFACTS = ("config.yaml", "result.json", "run.log")
@@ -77,7 +71,7 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     if state == "finished":
         _send_final_figures(client, run, folder, status)
     _send_end(client, run, folder, status, state)
-    delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a store without a place for them knows the rest
+    delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a server may have no place for them
     write_delivery(folder, delivery | {"state": state, "started_ms": started_ms(status)})
     return is_delivered(folder, vanished=vanished)
 
@@ -99,7 +93,7 @@ def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
                 if found is None:
                     raise
     if found.lifecycle_stage != "active":
-        raise RuntimeError(f"experiment {experiment!r} is deleted in MLflow; restore it there, or set tracking.experiment")
+        raise RuntimeError(f"experiment {experiment!r} is deleted in MLflow; restore it or set tracking.experiment")
     return client, found.experiment_id
 
 

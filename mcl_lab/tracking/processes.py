@@ -29,7 +29,7 @@ def process_start(pid: int) -> str | None:
 
 
 def is_alive(pid: int, start: str | None = None) -> bool:
-    """Whether process `pid` runs on this host and, when `start` (of `process_start`) is given, is still the same one."""
+    """Whether process `pid` runs on this host and, given `start` (by `process_start`), is still the same one."""
     now = process_start(pid)
     return now is not None and (not start or now == start)
 

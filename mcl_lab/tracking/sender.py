@@ -32,7 +32,7 @@ AFTER_END = 600.0  # seconds that are spent on trying after the run's end
 def start_sender(folder: Path | str, uri: str | None = None) -> subprocess.Popen | None:
     """Start the sender of this process's run; None when the run is not tracked or no process can be started.
 
-    `uri` is the tracking URI as the user gave it: user and password in it reach the sender through its environment only.
+    `uri` is the tracking URI as the user gave it: user and password in it reach the sender by its environment only.
     To be called after `Journal.begin` and `Journal.status("running")`.
     """
     folder = Path(folder).absolute()

@@ -61,4 +61,4 @@ class ConsoleProgress:
         self._print(line)
 
     def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(line, soft_wrap=True)

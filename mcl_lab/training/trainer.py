@@ -190,10 +190,17 @@ class Trainer:
     def _checkpoint(self) -> None:
         if self.figures.names:
             self.figures.totals()  # raises when a value was not finite
-        for name, value in self.cohort.state_dict().items():
-            if not torch.isfinite(value).all():
-                raise RunFailed(f"{name} is not finite (NaN or infinite) after step {self.position.step}")
+        self._refuse_non_finite()
         self.save(self.state_dict(), self.position.step)
+
+    def _refuse_non_finite(self) -> None:
+        """A gradient can spoil the weights before any loss shows it."""
+        modules = {name: part for name, part in self.parts.items() if isinstance(part, nn.Module)}
+        values = {f"{part}.{name}": value for part in modules for name, value in modules[part].state_dict().items()}
+        finite = torch.stack([torch.isfinite(value).all() for value in values.values()])
+        for name, is_finite in zip(values, finite.tolist(), strict=True):
+            if not is_finite:
+                raise RunFailed(f"{name} is not finite (NaN or infinite) after step {self.position.step}")
 
     def state_dict(self) -> dict:
         """All that going on needs: tensors and plain values."""

@@ -1,4 +1,4 @@
-"""Whatever stands at any key: the command line is refused as wrong input or the task is called, and nothing else happens."""
+"""Whatever stands at any key: the command line is refused as wrong input, or the task is called; nothing else."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,9 +13,9 @@ KEYS = sorted(
     | {"pair.peers.c", "loss.new", "hydra.run", "hydra.run.dir", "hydra.job.name", "hydra.sweeper", "hydra.callbacks"}
 )
 VALUES = [
-    "", "null", "true", "-1", "0", "1", "2.5", "1e400", "nan", "word", "'quoted word'", "[]", "[1]", "[null]", "[[1,2],3]",
-    "[{_target_: os.system}]", "{}", "{a: 1}", "{_target_: torch.nn.Linear}", "{_target_: 3}", "???", "'${seed}'", "${loss}",
-    "${oc.env:HOME}", "${nowhere:1}", "'${'", "9" * 400, "é/../x", "a,b", "{_target_: torch.optim.SGD, lr: [{}]}",
+    "", "null", "true", "-1", "0", "1", "2.5", "1e400", "nan", "word", "'quoted word'", "[]", "[1]", "[null]",
+    "[[1,2],3]", "[{_target_: os.system}]", "{}", "{a: 1}", "{_target_: torch.nn.Linear}", "{_target_: 3}", "???", "'${seed}'",
+    "${loss}", "${oc.env:HOME}", "${nowhere:1}", "'${'", "9" * 400, "é/../x", "a,b", "{_target_: torch.optim.SGD, lr: [{}]}",
 ]  # fmt: skip
 
 

@@ -75,6 +75,5 @@ def test_folders_of_options_are_where_the_error_messages_look():
 
 
 def test_interpolations_of_the_composed_config_resolve():
-    config = compose(["trainer.epochs=7", "data.root=/there"])
-    assert config.schedule.epochs == 7 and config.data.images.root == "/there"
-    assert OmegaConf.is_struct(config)
+    config = compose(["trainer.epochs=7"])
+    assert config.schedule.epochs == 7 and OmegaConf.is_struct(config)

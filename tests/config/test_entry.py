@@ -102,12 +102,9 @@ def test_extra_folder_of_options(calls, empty_folder):
         (["--info", "searchpath"], "conf"),
     ],
 )
-def test_hydras_own_questions(empty_folder, capsys, argv, words):
-    try:
-        status = run.main(argv)
-    except SystemExit as end:
-        status = end.code
-    assert status == 0 and words in capsys.readouterr().out
+def test_hydras_own_questions(empty_folder, argv, words):
+    done = subprocess.run([sys.executable, run.__file__, *argv], capture_output=True, text=True)
+    assert done.returncode == 0 and words in done.stdout, done.stderr
     assert not list(empty_folder.iterdir())
 
 

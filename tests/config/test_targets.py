@@ -37,8 +37,8 @@ def test_allowed(target):
 @pytest.mark.parametrize(
     "target",
     [
-        "os.system", "builtins.eval", "eval", "", 3, None, ["torch.nn.Linear"], "torch.load", "torch.hub.load", "torch.nn",
-        "torch.optim.swa_utils.AveragedModel", "torch.nn.utils.clip_grad_norm_", "torch.nn.functional.relu",
+        "os.system", "builtins.eval", "eval", "", 3, None, ["torch.nn.Linear"], "torch.load", "torch.hub.load",
+        "torch.nn", "torch.optim.swa_utils.AveragedModel", "torch.nn.utils.clip_grad_norm_", "torch.nn.functional.relu",
         "torch.optim.SGD.__init__.__globals__", "torch.nn._reduction", "torchvision.models._utils", "torch.nn.Linear ",
         "torchvision.models.resnet.resnet18", "mcl_lab.data.datasets._cifar", "mcl_lab.__init__.x", "mcl_labx.a.b",
         "mcl_lab.tasks.clean.clean", "mcl_lab..errors", ".mcl_lab.errors", "hydra.utils.get_class", "stand_in.Head",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mcl_lab.config.values import check_value, describe
 from mcl_lab.errors import InputError
 
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text())
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-(2**63) + 1, 2**63 - 1), st.floats(), st.text())
 
 
 def accepted(value, annotation, within=None):
@@ -71,6 +71,8 @@ def test_ranges(number, whole):
         (1, "Union[str, None]", False),
         ("x", "'str | None'", True),
         (3, "Annotated[int, 'of the batch']", True),
+        (10**400, "float", False),
+        (10**400, "int", False),
     ],
 )
 def test_examples(value, annotation, right):

@@ -78,8 +78,12 @@ def stored_runs():
         database.row_factory = sqlite3.Row
         found = []
         for run in database.execute("select * from runs order by start_time"):
-            key = (run["run_uuid"],)
-            points = database.execute("select key, value, timestamp, step from metrics where run_uuid = ?", key)
+
+            def of_run(columns: str, table: str, key: str = run["run_uuid"]) -> list[tuple]:
+                found_rows = database.execute(f"select {columns} from {table} where run_uuid = ?", [key])
+                return [tuple(row) for row in found_rows]
+
+            artifacts = Path(run["artifact_uri"].removeprefix("file://"))
             found.append(
                 {
                     "id": run["run_uuid"],
@@ -87,10 +91,10 @@ def stored_runs():
                     "status": run["status"],
                     "start_ms": run["start_time"],
                     "end_ms": run["end_time"],
-                    "metrics": sorted(tuple(point) for point in points),
-                    "params": dict(tuple(row) for row in database.execute("select key, value from params where run_uuid = ?", key)),
-                    "tags": dict(tuple(row) for row in database.execute("select key, value from tags where run_uuid = ?", key)),
-                    "artifacts": sorted(path.name for path in Path(run["artifact_uri"].removeprefix("file://")).glob("*")),
+                    "metrics": sorted(of_run("key, value, timestamp, step", "metrics")),
+                    "params": dict(of_run("key, value", "params")),
+                    "tags": dict(of_run("key, value", "tags")),
+                    "artifacts": sorted(path.name for path in artifacts.glob("*")),
                 }
             )
         database.close()
@@ -105,7 +109,9 @@ def epochs_as_points():
 
     def points(epochs: list[dict]) -> list[tuple]:
         return sorted(
-            (name, value, epoch["time_ms"], epoch["epoch"]) for epoch in epochs for name, value in epoch["metrics"].items()
+            (name, value, epoch["time_ms"], epoch["epoch"])
+            for epoch in epochs
+            for name, value in epoch["metrics"].items()
         )
 
     return points

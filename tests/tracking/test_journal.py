@@ -20,10 +20,10 @@ def as_epochs(metrics: list[dict]) -> list[dict]:
 
 
 def with_null(epochs: list[dict]) -> list[dict]:
-    return [
-        {**epoch, "metrics": {name: value if math.isfinite(value) else None for name, value in epoch["metrics"].items()}}
-        for epoch in epochs
-    ]
+    def nulled(metrics: dict) -> dict:
+        return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+    return [{**epoch, "metrics": nulled(epoch["metrics"])} for epoch in epochs]
 
 
 @settings(deadline=None, max_examples=60)

@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from mcl_lab.errors import RunFailed
+from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.lock import RunLock, heartbeat_age, is_held
 from mcl_lab.tracking.processes import is_alive, process_start, this_host
 
@@ -183,6 +185,27 @@ def test_of_eight_processes_racing_for_a_stale_lock_one_wins(tmp_path):
     for attempt in range(15):
         assert sorted(won for number, won in outcomes if number == attempt) == [False] * 7 + [True]
         assert os.listdir(tmp_path / str(attempt)) == []
+
+
+def test_a_lock_file_deleted_under_a_waiting_process_is_not_mistaken_for_the_lock(tmp_path):
+    path = tmp_path / "run.lock"
+    entered, leave = threading.Event(), threading.Event()
+
+    def visit() -> None:
+        with RunLock(tmp_path):
+            entered.set()
+            leave.wait(30)
+
+    visitor = threading.Thread(target=visit)
+    with exclusive(path):  # as by a holder that is about to let go
+        visitor.start()
+        assert not entered.wait(0.3)
+        path.unlink()
+    assert entered.wait(30)
+    assert owner_of(path) == (this_host(), os.getpid())
+    leave.set()
+    visitor.join()
+    assert os.listdir(tmp_path) == []
 
 
 def test_processes_are_told_apart_from_their_successors():

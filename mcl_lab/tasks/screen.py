@@ -1,0 +1,25 @@
+"""Tables on the screen, the same everywhere."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 120  # of what goes into a file or a pipe
+
+
+def screen() -> Console:
+    """The terminal, or standard output as plain text."""
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=WIDTH)
+
+
+def table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table with columns of names, then of numbers, which are aligned right; nothing in it is folded."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for name in names:
+        made.add_column(name, no_wrap=True)
+    for name in numbers:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made

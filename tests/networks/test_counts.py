@@ -1,0 +1,53 @@
+"""What networks cost, against the counts of the authors' code (100 classes, one image of 32 x 32)."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mcl_lab.networks.cohort import Peer
+from mcl_lab.networks.summary import multi_adds, parameters
+from mcl_lab.tasks.build import build_network
+
+NETWORKS = Path(__file__).parents[2] / "conf" / "network"
+# parameters and multi-adds of the network, the same with branches, embedding width
+COUNTS = {
+    "resnet32": (472_756, 69_130_496, 1_281_852, 136_776_448, 64),
+    "resnet56": (861_620, 125_753_600, 2_336_828, 250_022_656, 64),
+    "resnet110": (1_170_868, 167_453_696, 3_181_948, 337_374_208, 256),
+}
+
+
+def from_config(name, num_classes=100):
+    return build_network(OmegaConf.load(NETWORKS / f"{name}.yaml"), "a", num_classes)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameters_and_multi_adds(name):
+    network = from_config(name)
+    peer = Peer(network, branches=True)
+    counts = (parameters(network), multi_adds(network, 32), parameters(peer), multi_adds(peer, 32), network.width)
+    assert counts == COUNTS[name]
+
+
+@pytest.mark.parametrize(("name", "depth"), [("resnet8", 8), ("resnet20", 20), ("resnet32", 32), ("resnet56", 56)])
+def test_depth_is_what_the_name_says(name, depth):
+    network = from_config(name)
+    on_the_main_path = [
+        key for key, value in network.named_parameters() if value.dim() > 1 and ".shortcut." not in key
+    ]  # convolutions and linear layers
+    assert len(on_the_main_path) == depth
+
+
+def test_counting_leaves_the_module_as_it_was():
+    network = from_config("resnet8", num_classes=10)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    multi_adds(network, 16)
+    assert network.training
+    assert all(value.device.type == "cpu" and value.equal(before[name]) for name, value in network.state_dict().items())
+
+
+def test_multi_adds_of_convolutions_grow_with_the_area():
+    network = from_config("resnet8", num_classes=10)
+    linear = 64 * 10
+    assert multi_adds(network, 32) - linear == 4 * (multi_adds(network, 16) - linear)

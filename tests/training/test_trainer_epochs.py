@@ -1,0 +1,157 @@
+"""What the loop does and writes, epoch by epoch."""
+
+import math
+
+import pytest
+import torch
+from toy_run import ToyRun, timeless
+
+from mcl_lab.errors import RunFailed
+from mcl_lab.training.evaluation import evaluate
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "steps_after_epochs"),
+    [(1, [1]), (4, [4]), (5, [5]), (6, [5, 6]), (10, [5, 10]), (14, [5, 10, 14]), (15, [5, 10, 15]), (99, [5, 10, 15])],
+)
+def test_max_steps(max_steps, steps_after_epochs):
+    run = ToyRun(max_steps=max_steps)
+    records = run.trainer.fit()
+    assert [record["step"] for record in records] == steps_after_epochs
+    assert [record["epoch"] for record in records] == list(range(1, len(records) + 1))
+    assert run.objective.calls == steps_after_epochs[-1] and run.trainer.finished
+    assert run.shown.total == min(max_steps, 15)
+    assert len(run.meta_event.events) == sum(len(range(0, steps, 2)) for steps in [5] * (max_steps // 5)) + len(
+        range(0, max_steps % 5, 2)
+    ) if max_steps < 15 else 9  # every second batch of an epoch
+
+
+def test_a_finished_run_does_nothing():
+    run = ToyRun()
+    records = run.trainer.fit()
+    written = list(run.written)
+    assert run.trainer.fit() == records and run.written == written and run.objective.calls == 15
+
+
+def test_checkpoint_before_record():
+    run = ToyRun(epochs=2, checkpoint_steps=2)
+    run.trainer.fit()
+    assert run.written == [
+        *[("checkpoint", step) for step in (2, 4, 5)],
+        ("record", 5),
+        *[("checkpoint", step) for step in (6, 8, 10, 10)],
+        ("record", 10),
+    ]
+
+
+def test_records():
+    """The figures of an epoch, recomputed from what the objective was given."""
+    run = ToyRun(epochs=2, meta=False)
+    seen = []
+    original = run.objective.forward
+
+    def forward(output, labels):
+        terms = original(output, labels)
+        hits = [(peer[1].argmax(1) == labels).double().mean().item() for peer in output.logits]
+        seen.append(({name: term.item() for name, term in terms.items()}, hits))
+        return terms
+
+    run.objective.forward = forward
+    records = run.trainer.fit()
+    for epoch, record in enumerate(records):
+        steps, metrics = seen[5 * epoch : 5 * epoch + 5], record["metrics"]
+        means = {name: sum(terms[name] for terms, _ in steps) / 5 for name in ("own", "inner")}
+        for name, mean in means.items():
+            assert metrics[f"train/{name}"] == pytest.approx(mean, rel=1e-6)
+        assert metrics["train/loss"] == pytest.approx(sum(means.values()), rel=1e-6)
+        for place, peer in enumerate("ab"):
+            assert metrics[f"train/{peer}/own_head"] == pytest.approx(20 * sum(hits[place] for _, hits in steps))
+        assert metrics["train/learning_rate"] == pytest.approx([0.1, 0.05][epoch])
+        assert metrics["train/images_per_second"] == pytest.approx(20 / metrics["train/seconds"])
+    assert run.journal == records == run.shown.epochs
+    accuracies = evaluate(run.cohort, run.objective.ensembles, run.trainer.evaluations["test"])["top1"]
+    for peer, heads in accuracies.items():
+        assert {head: metrics[f"test/{peer}/{head}"] for head in heads} == heads
+        assert set(heads) == {"stage1", "own_head", "ensemble"}
+
+
+def test_training_mode_in_training():
+    modes = set()
+    run = ToyRun(in_step=lambda step: modes.add(run.cohort.training))
+    run.trainer.fit()
+    assert modes == {True}
+
+
+def test_progress():
+    run = ToyRun(epochs=2, max_steps=7)
+    run.trainer.fit()
+    assert [(epoch, step) for epoch, step, _ in run.shown.steps] == [(0, n) for n in range(1, 6)] + [(1, 6), (1, 7)]
+    assert all(math.isfinite(figures["loss"]) for _, _, figures in run.shown.steps)
+    resumed = ToyRun(epochs=2, max_steps=7).resume(run.saved[0][1])
+    resumed.trainer.fit()
+    assert (resumed.shown.done, resumed.shown.total) == (5, 7)
+
+
+def poisoned(step, value, **options):
+    """A run whose parameter `scale` becomes `value` before training step `step`."""
+
+    def poison(now):
+        if now == step:
+            with torch.no_grad():
+                run.objective.scale.fill_(value)
+
+    run = ToyRun(in_step=poison, **options)
+    return run
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("step", [1, 7, 15])
+def test_a_term_that_is_not_finite(step, value):
+    run = poisoned(step, value, checkpoint_steps=1)
+    with pytest.raises(RunFailed, match=rf"loss term own is not finite .* at step {step}$"):
+        run.trainer.fit()
+    assert [saved for saved, _ in run.saved][-1:] == ([step - 1] if step > 1 else [])
+    for _, content in run.saved:
+        state = ToyRun().resume(content).trainer.state_dict()["parts"]
+        assert all(torch.isfinite(value).all() for name in ("cohort", "objective") for value in state[name].values())
+    if run.saved:
+        resumed = ToyRun().resume(run.saved[-1][1])
+        resumed.trainer.fit()
+        whole = ToyRun()
+        whole.trainer.fit()
+        assert [timeless(record) for record in resumed.trainer.records] == [timeless(r) for r in whole.trainer.records]
+
+
+def test_a_hypergradient_that_is_not_finite():
+    run = ToyRun(checkpoint_steps=1, in_event=lambda: None)
+    original = run.meta_event.hypergradient
+    run.meta_event.hypergradient = lambda *batch: [original(*batch)[0] * (math.nan if run.objective.calls == 3 else 1)]
+    with pytest.raises(RunFailed, match="the hypergradient is not finite .* at step 3$"):
+        run.trainer.fit()
+    assert [step for step, _ in run.saved] == [1, 2]
+
+
+@pytest.mark.parametrize("part", ["cohort", "objective"])
+def test_a_state_that_is_not_finite_is_not_kept(part):
+    """A finite loss may have an infinite gradient: at 0, that of the square root is."""
+    run = ToyRun(checkpoint_steps=1, meta=False)
+    module = getattr(run, part)
+    victim = next(module.parameters())
+    original = run.objective.forward
+
+    def forward(output, labels):
+        terms = original(output, labels)
+        if run.objective.calls == 3:
+            terms["root"] = (victim - victim.detach()).sum().clamp(min=0).sqrt() if False else _root_at_zero(victim)
+        else:
+            terms["root"] = 0 * victim.sum()
+        return terms
+
+    run.objective.forward = forward
+    with pytest.raises(RunFailed, match="is not finite .* after step 3$"):
+        run.trainer.fit()
+    assert [step for step, _ in run.saved] == [1, 2]
+
+
+def _root_at_zero(victim):
+    return (victim - victim.detach()).abs().sum().sqrt().nan_to_num(0.0)
