@@ -24,7 +24,7 @@ WRONG = [
     (["+network@pair.peers.c=resnet9"], "network@pair.peers.c", ["did you mean resnet"]),
     (["network@pair.peers.z=resnet8"], "network@pair.peers.z", ["+network@pair.peers.z"]),
     (["~network@pair.peers.z"], "network@pair.peers.z", ["did you mean network@pair.peers.", "cannot be removed"]),
-    (["network=resnet8"], "network", ["no such"]),
+    (["network=resnet8"], "network", ["did you mean network@pair.peers."]),
     (["optimiser=sgd"], "optimiser", ["did you mean optimizer?"]),
     (["+optimiser=sgd"], "optimiser", ["did you mean optimizer?"]),
     (["~optimizer"], "optimizer", ["is missing"]),

@@ -84,7 +84,9 @@ def defaults_for(config: DictConfig) -> DictConfig:
         for group, choice in config.hydra.runtime.choices.items()
         if choice is not None and not group.startswith(("hydra/", "experiment"))
     }
+    search_path = ",".join(f"'{path}'" for path in config.hydra.searchpath)
     groups = [f"{group}={choice}" for group, choice in choices.items() if "@" not in group]
+    groups.append(f"hydra.searchpath=[{search_path}]")
     base = _compose(groups)
     peers = {group: choice for group, choice in base.hydra.runtime.choices.items() if "@" in group}
     changed = [
@@ -149,7 +151,9 @@ def _translated(error: Exception, parsed: Collection[Override]) -> InputError:
         return unknown_key(key, known)
     if message.startswith("Could not override"):
         known = [group for group in _compose([]).hydra.runtime.choices if not group.startswith("hydra/")]
-        return InputError(key, f"is not in the config{nearest(key, known)}; to add it write +{key}=OPTION")
+        same_group = [f"; did you mean {name}?" for name in known if name.startswith(f"{key}@")]
+        hint = same_group[0] if same_group else f"{nearest(key, known)}; to add it write +{key}=OPTION"
+        return InputError(key, f"is not in the config{hint}")
     if message.startswith("Could not append") and "already" in message:
         return InputError(key, f"is already in the config; write {key}=VALUE without the +")
     if message.startswith("Could not delete"):

@@ -78,14 +78,14 @@ class Tracking:
     wait: Annotated[float, ">= 0"]
 
 
-# Arguments that the program hands to a class itself, by the place of its node: a config need not and must not hold them.
+# Arguments that the program hands to a class itself, by the place of its node: a config must not hold them.
 SUPPLIED = {
     "task": {"config"},
     "data.images": {"root"},
     "pair.peers.*": {"num_classes"},
     "loss.*": {"widths", "heads", "num_classes", "losses", "weight_network", "optimizer"},
     "optimizer": {"params"},
-    "schedule": {"optimizer"},
+    "schedule": {"optimizer", "epochs"},
 }
 
 # Ranges of arguments whose class does not state them in its signature.

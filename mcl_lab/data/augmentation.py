@@ -3,6 +3,8 @@
 Dimensions: B images a batch, C channels, H x W pixels.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +21,7 @@ class CropFlip:
     Raises InputError `data.augmentation.padding`.
     """
 
-    def __init__(self, padding: int, flip: bool):
+    def __init__(self, padding: Annotated[int, ">= 0"], flip: bool):
         if not isinstance(padding, int) or padding < 0:
             raise InputError("data.augmentation.padding", f"must be a whole number, at least 0, it is {padding!r}")
         self.padding = padding

@@ -7,7 +7,7 @@ Dimensions: N images, H x W pixels.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class Splits(NamedTuple):
     test: ImageSet
 
 
-def digits(size: int = 32) -> Splits:
+def digits(size: Annotated[int, ">= 8"] = 32) -> Splits:
     """The 1,797 handwritten digits that scikit-learn ships, enlarged bilinearly from 8x8 to `size` x `size`.
 
     1,437 train and 360 test images, a stratified 80/20 split that is always the same.
@@ -94,7 +94,11 @@ def cifar100(root: str, checksums: Mapping[str, str] | None = None) -> Splits:
 
 
 def imagefolder(
-    root: str, train: str = "train", test: str | None = None, size: int = 32, limit: int | None = None
+    root: str,
+    train: str = "train",
+    test: str | None = None,
+    size: Annotated[int, ">= 1"] = 32,
+    limit: Annotated[int, ">= 1"] | None = None,
 ) -> Splits:
     """A folder of images, `root`/`train`/CLASS/* and `root`/`test`/CLASS/*, decoded once to `size` x `size` RGB.
 

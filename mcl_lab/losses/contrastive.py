@@ -74,6 +74,7 @@ def mutual_contrastive(
 
 
 @lru_cache(maxsize=64)  # once for a cohort: an index made on the host would make a CUDA device wait at every step
+@torch.inference_mode(False)  # an index made in inference mode could not be kept for a backward later
 def pair_index(stages: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """The P pairs' first and second embedding as numbers 0 ... A-1, in the order for i, for j != i, for k, for z."""
     starts = [sum(stages[:i]) for i in range(len(stages))]
@@ -105,7 +106,8 @@ def _nce(similarity_AABB: Tensor, labels: Tensor) -> Tensor:
     positive_BB = ((labels[:, None] == labels) & ~itself_BB).to(similarity_AABB.dtype)
     positives_B = positive_BB.sum(1)
     mean_positive_AAB = (similarity_AABB * positive_BB).sum(-1) / positives_B.clamp(min=1)
-    log_sum_AAB = similarity_AABB.masked_fill(itself_BB, -torch.inf).logsumexp(-1)
+    nothing = torch.finfo(similarity_AABB.dtype).min  # its exponential is 0; with -inf a batch of one would give NaN
+    log_sum_AAB = similarity_AABB.masked_fill(itself_BB, nothing).logsumexp(-1)
     return (log_sum_AAB - mean_positive_AAB) * (positives_B > 0)
 
 

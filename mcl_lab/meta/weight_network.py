@@ -38,6 +38,7 @@ class WeightNetwork(nn.Module):
 
 
 @lru_cache(maxsize=64)  # once for a cohort: an index made on the host would make a CUDA device wait at every step
+@torch.inference_mode(False)  # an index made in inference mode could not be kept for a backward later
 def _pairs(heads: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     peer_of = torch.repeat_interleave(torch.arange(len(heads)), torch.tensor(heads))
     grouped = [

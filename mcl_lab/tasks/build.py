@@ -163,7 +163,7 @@ def build_network(node: DictConfig, key: str, num_classes: int) -> nn.Module:
 def build_optimizer(config: DictConfig, params: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
     """An optimizer of `params` with its schedule."""
     optimizer = create("optimizer", config.optimizer, params=list(params))
-    return optimizer, create("schedule", config.schedule, optimizer=optimizer)
+    return optimizer, create("schedule", config.schedule, optimizer=optimizer, epochs=config.trainer.epochs)
 
 
 def build_meta_event(config: DictConfig, learners: Learners, optimizer: Optimizer):

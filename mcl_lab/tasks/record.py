@@ -33,8 +33,6 @@ def record_of(config: DictConfig, folder: Path) -> dict:
     return {
         "run_key": run_key(config),
         "name": folder.name,
-        "uri": config.tracking.uri,
-        "experiment": config.tracking.experiment,
         "params": {name: tags[name] for name in ("pair", "loss", "dataset", "seed")} | changed,
         "tags": tags,
     }

@@ -19,7 +19,7 @@ from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.record import record_of, result_of
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
-from mcl_lab.tracking.journal import Journal
+from mcl_lab.tracking.journal import Journal, read_record
 from mcl_lab.tracking.lock import RunLock
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import stored_uri
@@ -54,6 +54,7 @@ class Run(NamedTuple):
     trainer: Trainer
     checkpoints: Checkpoints
     journal: Journal
+    record: dict  # what the journal begins with
     lock: RunLock
     warnings: list[str]  # what is odd about the data
 
@@ -62,6 +63,8 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
     """Everything the run needs, standing at its beginning. Writes nothing; raises InputError for what cannot be built."""
     if config.tracking.uri is not None:
         stored_uri(config.tracking.uri)  # refuses what MLflow has no store for
+    where = {"uri": config.tracking.uri, "experiment": config.tracking.experiment}
+    record = (read_record(folder) or record_of(config, folder)) | where
     device = build.use_device(config.trainer)
     seed_everything(config.seed)
     data = build.build_data(config.data, device)
@@ -107,7 +110,7 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
         record=journal.append,
         progress=progress,
     )
-    return Run(trainer, checkpoints, journal, lock, batches.warnings)
+    return Run(trainer, checkpoints, journal, record, lock, batches.warnings)
 
 
 def execute(run: Run, config: DictConfig, folder: Path) -> None:
@@ -118,7 +121,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
         trainer.load_state_dict(state)
     if not (folder / FILE_NAME).exists():
         write_atomically(folder / FILE_NAME, to_yaml(config))
-    journal.begin(record_of(config, folder))
+    journal.begin(run.record)
     journal.restore(trainer.records)
     journal.status("running")
     start_sender(folder, config.tracking.uri)

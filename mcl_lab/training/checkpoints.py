@@ -35,8 +35,13 @@ class Checkpoints:
         self.facts = facts
 
     def save(self, state: dict, step: int) -> Path:
-        """Write the state after `step` steps, then drop all but the last two. Raises OSError, the older ones whole."""
-        path = self._write(f"step-{step:09d}", state)
+        """Write the state after `step` steps in place of an earlier one of that step (at an epoch's end there may be one from
+        before its evaluation), then drop all but the last two. Raises OSError, the older ones whole."""
+        stem = f"step-{step:09d}"
+        path = self._write(stem, state)
+        for earlier in self.folder.glob(f"{stem}-*.pt"):
+            if earlier != path:
+                earlier.unlink()
         for old in self._steps()[:-KEPT]:
             old.unlink(missing_ok=True)
         return path

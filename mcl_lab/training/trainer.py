@@ -4,6 +4,7 @@ B batch, C classes.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -119,7 +120,7 @@ class Trainer:
                     self._train_epoch()
                     self._end_epoch()
             except Abandoned:
-                self._checkpoint()
+                self._checkpoint(self._before_event if self.position.event_due else None)
                 raise Interrupted(
                     f"stopped by {self.stop.name} after step {self.position.step}, with a checkpoint", self.stop.signal
                 ) from None
@@ -154,6 +155,8 @@ class Trainer:
         self.figures.add(terms, [logits[-1] for logits in output.logits], labels, self.position.step)
 
     def _meta_event(self, images: Tensor, labels: Tensor) -> None:
+        # A stop may come while the event has values of its own in place of the parameters; these are the parameters.
+        self._before_event = self.state_dict()
         with self.stop.abandonable():
             gradients = self.meta_event.hypergradient(images, labels, self.optimizer.param_groups[0]["lr"])
         self.figures.watch_hypergradient(gradients, self.position.step)
@@ -175,8 +178,10 @@ class Trainer:
             for peer, heads in accuracies["top1"].items():
                 metrics |= {f"{name}/{peer}/{head}": value for head, value in heads.items()}
         metrics["test/seconds"] = time.monotonic() - started
-        for schedule in self.schedules:
-            schedule.step()
+        with warnings.catch_warnings():  # of an optimizer whose steps were done before this process resumed the run
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            for schedule in self.schedules:
+                schedule.step()
         position = self.position
         record = {"epoch": position.epoch + 1, "step": position.step, "time_ms": time.time_ns() // 10**6, "metrics": metrics}
         self.records.append(record)
@@ -187,20 +192,16 @@ class Trainer:
         self.record(record)
         self.progress.epoch(record)
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, state: dict | None = None) -> None:
+        """Save `state`, or the present one."""
+        state = state or self.state_dict()
         if self.figures.names:
             self.figures.totals()  # raises when a value was not finite
-        self._refuse_non_finite()
-        self.save(self.state_dict(), self.position.step)
-
-    def _refuse_non_finite(self) -> None:
-        """A gradient can spoil the weights before any loss shows it."""
-        modules = {name: part for name, part in self.parts.items() if isinstance(part, nn.Module)}
-        values = {f"{part}.{name}": value for part in modules for name, value in modules[part].state_dict().items()}
-        finite = torch.stack([torch.isfinite(value).all() for value in values.values()])
-        for name, is_finite in zip(values, finite.tolist(), strict=True):
-            if not is_finite:
-                raise RunFailed(f"{name} is not finite (NaN or infinite) after step {self.position.step}")
+        for part in [name for name, part in self.parts.items() if isinstance(part, nn.Module)]:
+            for name, value in state["parts"][part].items():
+                if not torch.isfinite(value).all():
+                    raise RunFailed(f"{part} {name} is not finite (NaN or infinite) after step {self.position.step}")
+        self.save(state, self.position.step)
 
     def state_dict(self) -> dict:
         """All that going on needs: tensors and plain values."""

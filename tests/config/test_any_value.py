@@ -14,8 +14,9 @@ KEYS = sorted(
 )
 VALUES = [
     "", "null", "true", "-1", "0", "1", "2.5", "1e400", "nan", "word", "'quoted word'", "[]", "[1]", "[null]",
-    "[[1,2],3]", "[{_target_: os.system}]", "{}", "{a: 1}", "{_target_: torch.nn.Linear}", "{_target_: 3}", "???", "'${seed}'",
-    "${loss}", "${oc.env:HOME}", "${nowhere:1}", "'${'", "9" * 400, "é/../x", "a,b", "{_target_: torch.optim.SGD, lr: [{}]}",
+    "[[1,2],3]", "[{_target_: os.system}]", "{}", "{a: 1}", "{_target_: torch.nn.Linear}", "{_target_: 3}", "???",
+    "'${seed}'", "${loss}", "${oc.env:HOME}", "${nowhere:1}", "'${'", "9" * 400, "é/../x", "a,b",
+    "{_target_: torch.optim.SGD, lr: [{}]}",
 ]  # fmt: skip
 
 

@@ -29,9 +29,9 @@ def changed(config, **leaves):
     "override",
     [
         "seed=1", "optimizer.lr=0.2", "optimizer=adamw", "trainer.epochs=3", "trainer.max_steps=5",
-        "trainer.precision=bf16", "pair=resnet20", "pair.peers.b.blocks=[5,5,4]", "loss=baseline", "loss.mutual_contrastive.icl=0",
-        "loss.weight_network=null", "schedule=multistep", "data.batch_size=64", "data=cifar10", "data.augmentation=null",
-        "data.validation=0.1", "+network@pair.peers.c=resnet32",
+        "trainer.precision=bf16", "pair=resnet20", "pair.peers.b.blocks=[5,5,4]", "loss=baseline",
+        "loss.mutual_contrastive.icl=0", "loss.weight_network=null", "schedule=multistep", "data.batch_size=64",
+        "data=cifar10", "data.augmentation=null", "data.validation=0.1", "+network@pair.peers.c=resnet32",
     ],
 )  # fmt: skip
 def test_what_decides_the_numbers_changes_the_key(base, override):
@@ -42,9 +42,9 @@ def test_what_decides_the_numbers_changes_the_key(base, override):
     "override",
     [
         "trainer=cpu", "trainer.device=cpu", "trainer.threads=1", "trainer.channels_last=false",
-        "trainer.deterministic=true", "trainer.checkpoint_steps=7", "data.root=/elsewhere", "tracking=none", "task=summary",
-        "tracking.uri=http://host", "hydra.run.dir=here", "resume=there", "optimizer.lr=1e-1", "data.validation=0",
-        "experiment=paper_cifar100", "schedule.epochs=300.0", "loss.classification.weight=1",
+        "trainer.deterministic=true", "trainer.checkpoint_steps=7", "data.root=/elsewhere", "tracking=none",
+        "task=summary", "tracking.uri=http://host", "hydra.run.dir=here", "resume=there", "optimizer.lr=1e-1",
+        "data.validation=0", "experiment=paper_cifar100", "schedule.epochs=300.0", "loss.classification.weight=1",
     ],
 )  # fmt: skip
 def test_the_rest_does_not(base, override):

@@ -61,7 +61,8 @@ def test_output_has_embeddings_and_logits_of_every_peer_and_stage(cohort, images
 
 def test_last_head_is_the_networks_own(cohort, images):
     cohort.eval()
-    for peer, logits, embeddings in zip(cohort.peers.values(), *reversed(cohort(images)), strict=True):
+    output = cohort(images)
+    for peer, embeddings, logits in zip(cohort.peers.values(), output.embeddings, output.logits, strict=True):
         assert logits[-1].equal(peer.network(images))
         assert embeddings[-1].equal(peer.network.embed(peer.network.taps(images)[-1]))
 

@@ -50,7 +50,8 @@ def test_stages_are_those_of_torchvision_blocks(block, stages, training):
     reference = torchvision_stages(block, blocks, widths).double()
     values = iter(network.stages.state_dict().values())  # both list each block's layers in the order of use
     reference.load_state_dict({name: next(values) for name in reference.state_dict()})
-    network.train(training), reference.train(training)
+    network.train(training)
+    reference.train(training)
 
     images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
     expected = torch.relu(network.stem[1](nn.functional.conv2d(images, network.stem[0].weight, padding=1)))
@@ -71,14 +72,12 @@ def test_each_stage_but_the_first_halves_the_size(block, channels):
     assert [tuple(tap.shape) for tap in taps] == [(2, width, size, size) for width, size in zip(channels, sizes, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("block", "projected"), [("basic", {"1.0", "2.0"}), ("bottleneck", {"0.0", "1.0", "2.0"})]
-)
+@pytest.mark.parametrize(("block", "projected"), [("basic", {"1.0", "2.0"}), ("bottleneck", {"0.0", "1.0", "2.0"})])
 def test_projection_shortcuts_are_where_width_or_size_changes(block, projected):
     layers = dict(cifar_resnet(block).stages.named_modules())
-    found = {name.split(".shortcut")[0] for name, layer in layers.items() if ".shortcut" in name and has_weight(layer)}
+    found = {name.split(".shortcut")[0] for name, layer in layers.items() if ".shortcut" in name and is_convolution(layer)}
     assert found == projected
-    strided = {name: layer.kernel_size for name, layer in layers.items() if has_weight(layer) and layer.stride == (2, 2)}
+    strided = {name: layer.kernel_size for name, layer in layers.items() if is_convolution(layer) and layer.stride == (2, 2)}
     assert len(strided) == 4  # in stages 2 and 3, one on the main path and one in the shortcut
     assert all(size == ((1, 1) if ".shortcut" in name else (3, 3)) for name, size in strided.items())
 
@@ -88,7 +87,7 @@ def test_initial_values(block):
     torch.manual_seed(0)
     peer = Peer(cifar_resnet(block), branches=True)
     for name, layer in peer.named_modules():
-        if has_weight(layer):  # kaiming normal, fan_out; a sample's standard deviation is known to std / sqrt(2 n)
+        if is_convolution(layer):  # kaiming normal, fan_out; a sample's standard deviation is known to std / sqrt(2 n)
             std = math.sqrt(2 / (layer.out_channels * math.prod(layer.kernel_size)))
             values = layer.weight.flatten()
             assert abs(values.std().item() / std - 1) < 5 / math.sqrt(2 * len(values)), name
@@ -108,5 +107,5 @@ def test_as_many_widths_as_stages():
         ResNet(10, block="basic", blocks=[1, 1], widths=[4])
 
 
-def has_weight(layer):
+def is_convolution(layer):
     return isinstance(layer, nn.Conv2d)

@@ -122,8 +122,9 @@ def test_an_event_is_done_once_for_each_batch_that_is_due(every):
 
 
 def test_an_event_that_was_broken_off_is_done_again():
-    whole, run = ToyRun(), run_with_signals(Signals(1), "event")
+    whole = ToyRun()
     whole.trainer.fit()
+    run = run_with_signals(Signals(1), "event")
     with pytest.raises(Interrupted):
         run.trainer.fit()
     assert len(run.meta_event.events) == 1  # the second was broken off
