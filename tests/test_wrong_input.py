@@ -76,6 +76,7 @@ WRONG = [
     (["data.mean=[0.5]"], "data.mean", ["a list of 3 numbers"]),
     (["data.std=[0.2,0.2,0]"], "data.std", ["> 0"]),
     (["data=imagefolder"], "data.root", ["needs a value", "data.root=PATH"]),
+    (["~data.root"], "data.root", ["+data.root=PATH"]),
     (["data.root=3"], "data.root", ["a string"]),
     (["data.name="], "data.name", ["not empty"]),
     (["tracking.uri="], "tracking.uri", ["not empty", "or null"]),
@@ -150,7 +151,7 @@ WRONG = [
 WRONG_LATER = [
     (["trainer.device=cuda:99", "data=digits"], "trainer.device", ["cuda:99", "cpu"]),
     (["data=digits", "data.batch_size=5000"], "data.batch_size", ["1437"]),
-    (["data=digits", "data.images.size=0"], "data.images.size", ["at least"]),
+    (["data=digits", "data.images.size=0"], "data.images.size", ["8"]),
     (["data=digits", "pair.peers.a.blocks=[]"], "pair.peers.a", []),
     (["data=imagefolder", "data.root=nowhere"], "data.root", ["nowhere"]),
     (["data=imagefolder", "data.root=empty"], "data", ["empty"]),

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from mcl_lab.config import schema
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, plain, resolve, unresolved
-from mcl_lab.config.targets import check_target, signature_of
+from mcl_lab.config.targets import Signature, check_target, signature_of
 from mcl_lab.config.values import check_value
 from mcl_lab.errors import InputError
 
@@ -59,13 +59,19 @@ def _check_structure(tree: dict) -> None:
     if tree["config_version"] > schema.CONFIG_VERSION:
         raise InputError("config_version", f"{tree['config_version']} is newer than this code, which reads up to "
                                            f"{schema.CONFIG_VERSION}; update mcl_lab")
-    for key in ("images", "augmentation"):
-        if tree["data"][key] is not None:
-            _check_node(f"data.{key}", tree["data"][key], schema.SUPPLIED.get(f"data.{key}", ()))
+    _check_data(tree["data"])
     _check_peers(tree["pair"])
     _check_loss(tree["loss"], len(tree["pair"]["peers"]))
     for key in ("optimizer", "schedule", "task"):
         _check_node(key, tree[key], schema.SUPPLIED[key])
+
+
+def _check_data(data: dict) -> None:
+    images = _check_node("data.images", data["images"], schema.SUPPLIED["data.images"])
+    if "root" in images.required and "root" not in data:
+        raise InputError("data.root", f"needs a value, as {data['images']['_target_']} does; add +data.root=PATH")
+    if data["augmentation"] is not None:
+        _check_node("data.augmentation", data["augmentation"])
 
 
 def _check_peers(pair: dict) -> None:
@@ -86,7 +92,7 @@ def _check_loss(loss: dict, peers: int) -> None:
     if not nodes:
         raise InputError("loss", "needs at least one term, e.g. loss.classification")
     for name, node in nodes.items():
-        attributes = _check_node(f"loss.{name}", node, schema.SUPPLIED["loss.*"])
+        attributes = _check_node(f"loss.{name}", node, schema.SUPPLIED["loss.*"]).attributes
         if peers < attributes.get("min_peers", 1):
             raise InputError("pair", f"loss={loss['name']} needs {attributes['min_peers']} peers or more for its term "
                                      f"{name}, this pair has {peers}")
@@ -146,8 +152,8 @@ def arguments(tree: dict) -> Iterator[str]:
             continue  # what is wrong with the node is not asked here
 
 
-def _check_node(key: str, node: dict, supplied: Collection[str] = (), head: Collection[str] = ()) -> dict[str, object]:
-    """A node with a `_target_` by the signature of its class or function; returns the class attributes.
+def _check_node(key: str, node: dict, supplied: Collection[str] = (), head: Collection[str] = ()) -> Signature:
+    """A node with a `_target_` by the signature of its class or function, which is returned.
 
     supplied: arguments that the program adds. head: keys of the node that are no arguments.
     """
@@ -169,7 +175,7 @@ def _check_node(key: str, node: dict, supplied: Collection[str] = (), head: Coll
             )
     for name in sorted(signature.required - node.keys() - set(supplied)):
         raise InputError(f"{key}.{name}", f"needs a value: {node['_target_']} has no default for it")
-    return signature.attributes
+    return signature
 
 
 def _check_environment(config: DictConfig) -> None:

@@ -68,8 +68,8 @@ def is_group(name: str) -> bool:
 
 
 def overrides(config: DictConfig) -> list[str]:
-    """What was typed for this config, Hydra's own settings aside."""
-    return list(config.hydra.overrides.task)
+    """What was typed for this config, Hydra's own settings aside, interpolations as they were typed."""
+    return OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
 
 
 def run_folder(config: DictConfig) -> Path:
@@ -78,7 +78,10 @@ def run_folder(config: DictConfig) -> Path:
 
 
 def defaults_for(config: DictConfig) -> DictConfig:
-    """The config with the same choice in each group, without experiment and without a value of its own."""
+    """The config with the same choice in each group, without experiment and without a value of its own.
+
+    What has no default, like the root of a folder of images, is as in `config`.
+    """
     choices = {
         group: choice
         for group, choice in config.hydra.runtime.choices.items()
@@ -95,7 +98,11 @@ def defaults_for(config: DictConfig) -> DictConfig:
         if "@" in group and peers.get(group) != choice
     ]
     removed = [f"~{group}" for group in peers if group not in choices]
-    return _compose([*groups, *changed, *removed]) if changed or removed else base
+    defaults = _compose([*groups, *changed, *removed]) if changed or removed else base
+    for key, value in leaves(unresolved(defaults)):
+        if value == "???":
+            OmegaConf.update(defaults, key, OmegaConf.select(config, key))
+    return defaults
 
 
 def register_resolvers() -> None:

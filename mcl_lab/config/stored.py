@@ -48,7 +48,7 @@ def read_config(folder: str | Path, key: str) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise InputError(key, f"{path} is not a config")
     for name, value in leaves(OmegaConf.to_container(config, resolve=False)):
-        if "${" in str(value):
+        if "${" in str(value) and name != "hydra.overrides.task":  # a record of what was typed, never evaluated
             raise InputError(key, f"{path}: {name} holds an interpolation, which no stored config does")
     try:
         check(config)
@@ -104,8 +104,10 @@ def _copy(source: DictConfig, target: DictConfig, name: str) -> None:
 
 def _check_record(config: DictConfig) -> None:
     """The few things that to_yaml keeps of `hydra`."""
-    task = OmegaConf.select(config, "hydra.overrides.task")
-    choices = OmegaConf.select(config, "hydra.runtime.choices")
-    words = [*(task or []), *(choices or {}), *[choice for choice in (choices or {}).values() if choice is not None]]
-    if task is None or choices is None or not all(isinstance(word, str) for word in words):
+    match OmegaConf.to_container(config, resolve=False).get("hydra"):
+        case {"overrides": {"task": list(typed)}, "runtime": {"choices": dict(choices)}}:
+            words = [*typed, *choices, *[choice for choice in choices.values() if choice is not None]]
+        case _:
+            words = [None]
+    if not all(isinstance(word, str) for word in words):
         raise InputError("hydra", "must hold what was typed (overrides.task) and the choices (runtime.choices)")

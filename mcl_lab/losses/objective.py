@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from mcl_lab.errors import InputError
 from mcl_lab.losses.aggregation import Aggregator
 from mcl_lab.losses.term import LossInput
 
@@ -38,12 +39,18 @@ class Objective(nn.Module):
         self.pair_weights = pair_weights
 
     def forward(self, output: CohortOutput, labels: Tensor) -> dict[str, Tensor]:
-        """What the cohort puts out and labels (B,) to weighted scalar terms, whose sum is the loss."""
+        """What the cohort puts out and labels (B,) to weighted scalar terms, whose sum is the loss.
+
+        Raises InputError("loss.TERM") when two terms put out a loss of the same name.
+        """
         weights = self.pair_weights(output.embeddings) if self.pair_weights else None
         batch = LossInput(output.embeddings, output.logits, self.ensembles(output), labels, weights)
         losses = self.aggregator(batch) if self.aggregator else {}
-        for term in self.terms.values():
-            losses = {**losses, **term(batch)}
+        for name, term in self.terms.items():
+            added = term(batch)
+            if repeated := losses.keys() & added.keys():
+                raise InputError(f"loss.{name}", f"puts out {min(repeated)}, as a term before it does; remove one of them")
+            losses = {**losses, **added}
         return losses
 
     def ensembles(self, output: CohortOutput) -> list[Tensor] | None:

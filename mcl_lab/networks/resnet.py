@@ -12,6 +12,7 @@ class ResNet(StagedNetwork):
     """Stem of one 3x3 convolution, then one stage for each entry of `blocks`; all stages but the first halve the size.
 
     blocks: residual blocks in each stage. widths: planes of each stage; a bottleneck block puts out four times as many.
+    Raises ValueError when the two are not of one length.
     """
 
     def __init__(
@@ -22,10 +23,12 @@ class ResNet(StagedNetwork):
         blocks: Sequence[Annotated[int, ">= 1"]],
         widths: Sequence[Annotated[int, ">= 1"]],
     ):
+        if len(blocks) != len(widths) or not blocks:
+            raise ValueError(f"blocks and widths need one entry each for every stage, not {len(blocks)} and {len(widths)}")
         make_block, expansion = {"basic": (_basic, 1), "bottleneck": (_bottleneck, 4)}[block]
         stem = nn.Sequential(_conv(3, widths[0], 3), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
         stages, channels = [], widths[0]
-        for index, (count, planes) in enumerate(zip(blocks, widths, strict=True)):
+        for index, (count, planes) in enumerate(zip(blocks, widths)):
             stage = []
             for position in range(count):
                 stride = 2 if index > 0 and position == 0 else 1

@@ -33,7 +33,7 @@ def create(key: str, node: DictConfig, **offered):
     arguments = {name: value for name, value in arguments.items() if name != "_target_"}
     try:
         return target(**arguments, **{name: value for name, value in offered.items() if takes_all or name in asked})
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # what constructors raise, PyTorch's among them
         raise InputError(key, str(error)) from error
 
 

@@ -13,13 +13,12 @@ from mcl_lab.config.compose import run_folder
 from mcl_lab.config.key import differences, key_config, run_key
 from mcl_lab.config.stored import FILE_NAME, read_config, to_yaml
 from mcl_lab.errors import InputError, Interrupted
-from mcl_lab.results.runs import read_result
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.record import record_of, result_of
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
-from mcl_lab.tracking.journal import Journal, read_record
+from mcl_lab.tracking.journal import Journal, read_record, read_status
 from mcl_lab.tracking.lock import RunLock
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import stored_uri
@@ -39,13 +38,13 @@ def train(config: DictConfig) -> None:
     """
     folder, console = run_folder(config), screen()
     refuse_other_run(config, folder)
-    if read_result(folder):
+    if is_finished(folder):
         console.print(f"This run is finished. To train it again, delete {folder}", soft_wrap=True)
     else:
         run = prepare(config, folder, console)
         make_folder(folder)
         with run.lock, run_log(folder):
-            if read_result(folder) is None:  # or it was finished while this process waited for the lock
+            if not is_finished(folder):  # or it was finished while this process waited for the lock
                 execute(run, config, folder)
     show_result(config, folder, console)
 
@@ -140,6 +139,12 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     journal.status("finished")
     checkpoints.drop_steps()
     log.info("finished")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether all is written. A run that was killed between its result and its last word goes on, to the same result."""
+    status = read_status(folder)
+    return status is not None and status["state"] == "finished" and (folder / "result.json").exists()
 
 
 def refuse_other_run(config: DictConfig, folder: Path) -> None:

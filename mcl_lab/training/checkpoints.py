@@ -42,8 +42,8 @@ class Checkpoints:
         for earlier in self.folder.glob(f"{stem}-*.pt"):
             if earlier != path:
                 earlier.unlink()
-        for old in self._steps()[:-KEPT]:
-            old.unlink(missing_ok=True)
+        for needless in [*self._steps()[:-KEPT], *self.folder.glob(".*.tmp")]:  # and what a crash left behind
+            needless.unlink(missing_ok=True)
         return path
 
     def finish(self, networks: dict) -> Path:

@@ -38,7 +38,8 @@ def test_what_was_typed():
         (["optimizer.lr=0.3", "trainer.device=cpu"], ["optimizer.lr: 0.1 -> 0.3"]),
         (["network@pair.peers.b=resnet8", "+network@pair.peers.c=resnet20", "seed=2"], ["seed: 0 -> 2"]),
         (["~network@pair.peers.a", "optimizer=adamw"], []),
-        (["experiment=quickstart"], ["schedule.epochs: 300 -> 20", "trainer.epochs: 300 -> 20"]),
+        (["experiment=paper_cifar100", "trainer.epochs=7"], ["trainer.epochs: 300 -> 7"]),
+        (["data=imagefolder", "data.root=here", "data.images.size=64"], ["data.images.size: 32 -> 64"]),
     ],
 )
 def test_defaults_keep_the_choices_and_drop_the_values(typed, lines):
@@ -75,5 +76,5 @@ def test_folders_of_options_are_where_the_error_messages_look():
 
 
 def test_interpolations_of_the_composed_config_resolve():
-    config = compose(["trainer.epochs=7"])
-    assert config.schedule.epochs == 7 and OmegaConf.is_struct(config)
+    config = compose(["trainer.epochs=7", "loss.name='of ${trainer.epochs}'"])
+    assert config.loss.name == "of 7" and OmegaConf.is_struct(config)

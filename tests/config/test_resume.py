@@ -15,7 +15,10 @@ from mcl_lab.config.stored import read_config, resumed, to_yaml
 from mcl_lab.errors import InputError
 
 TASK = ["task._target_=stand_in.anything"]
-TYPED = [*TASK, "pair=resnet8", "network@pair.peers.b=resnet20", "optimizer.lr=0.3", "data=digits", "trainer.epochs=7"]
+TYPED = [
+    *TASK, "pair=resnet8", "network@pair.peers.b=resnet20", "optimizer.lr=0.3", "data=digits", "trainer.epochs=7",
+    "loss.name='at ${optimizer.lr}'",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def test_round_trip(folder):
     config = compose(TYPED)
     stored = read_config(folder, "task.checkpoint")
     assert plain(stored) == plain(config) and run_key(stored) == run_key(config)
-    assert yaml.safe_load((folder / "config.yaml").read_text())["schedule"]["epochs"] == 7
+    assert yaml.safe_load((folder / "config.yaml").read_text())["loss"]["name"] == "at 0.3"
 
 
 def test_the_run_goes_on_where_it_is(folder):
@@ -44,7 +47,7 @@ def test_the_run_goes_on_where_it_is(folder):
     assert run_key(config) == run_key(compose(TYPED))
     assert overrides(config) == TYPED
     lines = differences(key_config(defaults_for(config)), key_config(config))
-    assert lines == ["optimizer.lr: 0.1 -> 0.3", "schedule.epochs: 300 -> 7", "trainer.epochs: 300 -> 7"]
+    assert lines == ["loss.name: lmcl -> at 0.3", "optimizer.lr: 0.1 -> 0.3", "trainer.epochs: 300 -> 7"]
     assert "resume: null" in to_yaml(config)
 
 
@@ -78,7 +81,7 @@ def test_what_does_not_decide_numbers_may_change(folder, override, key, value):
         ("+network@pair.peers.c=resnet8", "pair.peers.c.name: (none) -> resnet8"),
         ("~network@pair.peers.b", "pair.peers.b.name: resnet20 -> (none)"),
         ("~loss.weight_network", "loss.weight_network.width: 128 -> (none)"),
-        ("loss=baseline", "loss.name: lmcl -> baseline"),
+        ("loss=baseline", "loss.name: at 0.3 -> baseline"),
         ("data=cifar10", "data.name: digits -> cifar10"),
         ("experiment=quickstart", "leave experiment out"),
     ],

@@ -10,14 +10,20 @@ import torch
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.fixture
-def golden():
-    """`values` by the fixture's names; `embeddings[i][k]` (16, 64) and `logits[i][k]` (16, 100) that take gradients;
-    `labels`; `sub(prefix)`: the entries of one module, the prefix taken off."""
+@pytest.fixture(scope="session")
+def golden_values():
     values = {}
     for name in ("contrastive", "weight_network", "step"):
         with numpy.load(GOLDEN / f"{name}.npz") as file:
             values |= {key: torch.from_numpy(file[key]) for key in file.files}
+    return values
+
+
+@pytest.fixture
+def golden(golden_values):
+    """`values` by their names in the files; `embeddings[i][k]` (16, 64) and `logits[i][k]` (16, 100) that take gradients;
+    `labels`; `sub(prefix)`: the values of one module, the prefix taken off."""
+    values = golden_values
 
     def leaves(kind):
         return [[values[f"{kind}.{i}.{k}"].clone().requires_grad_() for k in range(3)] for i in range(2)]

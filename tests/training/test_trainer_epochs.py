@@ -21,9 +21,8 @@ def test_max_steps(max_steps, steps_after_epochs):
     assert [record["epoch"] for record in records] == list(range(1, len(records) + 1))
     assert run.objective.calls == steps_after_epochs[-1] and run.trainer.finished
     assert run.shown.total == min(max_steps, 15)
-    assert len(run.meta_event.events) == sum(len(range(0, steps, 2)) for steps in [5] * (max_steps // 5)) + len(
-        range(0, max_steps % 5, 2)
-    ) if max_steps < 15 else 9  # every second batch of an epoch
+    in_epoch = [step - before for before, step in zip([0, *steps_after_epochs], steps_after_epochs)]
+    assert len(run.meta_event.events) == sum(math.ceil(steps / 2) for steps in in_epoch)  # every second batch of an epoch
 
 
 def test_a_finished_run_does_nothing():

@@ -1,0 +1,123 @@
+"""Undisturbed runs to compare with, each trained once a session, and run.py called in this process."""
+
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from runs import ALONE, BASELINE, LMCL, RUN, Ended, only_folder
+
+import run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_surroundings():
+    """One thread, and nothing from outside that would steer a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("FORCE_COLOR", raising=False)
+        for name in [name for name in os.environ if name.startswith(("SLURM_", "MLFLOW_", "MCL_LAB_"))]:
+            patch.delenv(name)
+        before = torch.get_num_threads()
+        yield
+        torch.set_num_threads(before)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capfd):
+    """call(*arguments) -> Ended: run.py's main in this process, in the folder tmp_path."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_main(*arguments) -> Ended:
+        monkeypatch.setattr(sys, "argv", [str(RUN), *arguments])
+        capfd.readouterr()
+        status = run.main(list(arguments))
+        return Ended(status, *capfd.readouterr())
+
+    return run_main
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """undisturbed(*arguments) -> the folder of that run, never interrupted and not to be changed."""
+    trained = {}
+
+    def train(*arguments) -> Path:
+        if arguments not in trained:
+            cwd = tmp_path_factory.mktemp("undisturbed")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(cwd)
+                patch.setattr(sys, "argv", [str(RUN), *arguments])
+                assert run.main(list(arguments)) == 0
+            trained[arguments] = only_folder(cwd)
+        return trained[arguments]
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def lmcl_run(undisturbed) -> Path:
+    return undisturbed(*LMCL, "tracking=none")
+
+
+@pytest.fixture(scope="session")
+def baseline_run(undisturbed) -> Path:
+    return undisturbed(*BASELINE, "tracking=none")
+
+
+@pytest.fixture(scope="session")
+def alone_run(undisturbed) -> Path:
+    return undisturbed(*ALONE, "tracking=none")
+
+
+@pytest.fixture
+def own_copy(tmp_path):
+    """own_copy(folder) -> the run in a folder of the same name under tmp_path/runs."""
+    return lambda folder: Path(shutil.copytree(folder, tmp_path / "runs" / folder.name))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An SQLite file with MLflow's schema in it, which takes seconds to make."""
+    from mcl_lab.tracking import mlflow_store
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow_store.MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
+    return file
+
+
+class Store:
+    """MLflow's SQLite file, read by plain SQL."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def runs(self) -> list[tuple[str, str]]:
+        """(status, name) of each run."""
+        return self._rows("select status, name from runs")
+
+    def points(self) -> list[tuple]:
+        """(name, step, value) of each point of each metric, in order."""
+        return self._rows("select key, step, value from metrics order by key, step")
+
+    def wait_for(self, status: str, seconds: float = 60) -> None:
+        """Until the store's one run has that status."""
+        deadline = time.monotonic() + seconds
+        while (found := [status for status, _ in self.runs()]) != [status]:
+            assert time.monotonic() < deadline, f"{found} in MLflow, not {status}"
+            time.sleep(0.1)
+
+    def _rows(self, query: str) -> list[tuple]:
+        with closing(sqlite3.connect(self.file, timeout=30)) as database:
+            return database.execute(query).fetchall()
+
+
+@pytest.fixture
+def store(empty_store, tmp_path) -> Store:
+    """The store of tracking's default URI, in tmp_path."""
+    return Store(Path(shutil.copy(empty_store, tmp_path / "mlflow.db")))

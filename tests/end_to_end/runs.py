@@ -1,0 +1,117 @@
+"""Runs of run.py: processes of their own, and what must be equal when two of them come to the same."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+RUN = Path(__file__).resolve().parents[2] / "run.py"
+
+# Two networks of a thousand parameters: an epoch of 22 steps and three meta events takes two seconds.
+SMALL = [
+    "experiment=quickstart",
+    "data.images.size=8",
+    "data.batch_size=64",
+    "pair.peers.a.widths=[4,8,8]",
+    "pair.peers.b.widths=[4,8,8]",
+    "trainer.epochs=2",
+    "trainer.threads=1",
+]
+LMCL = [*SMALL, "loss.meta_event.every=8"]
+BASELINE = [*SMALL, "loss=baseline", "data.batch_size=512"]  # three steps an epoch
+ALONE = [word for word in BASELINE if "peers.b" not in word] + ["pair=single/resnet8"]
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def start(arguments, cwd, **options) -> subprocess.Popen:
+    """`python run.py ARGUMENTS` in the folder `cwd`."""
+    return subprocess.Popen(
+        [sys.executable, *options.pop("python", []), str(RUN), *arguments],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def end(process, timeout=300) -> Ended:
+    """Wait for it."""
+    out, err = process.communicate(timeout=timeout)
+    return Ended(process.returncode, out, err)
+
+
+def fork(function, *arguments) -> int:
+    """Call a function of a module in a process that has torch and our code imported already; returns its exit status,
+    negative for a signal."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torchvision", "sklearn.model_selection", "mcl_lab.tasks.train", "run"])
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def main_in(cwd, arguments) -> None:
+    """For `fork`: run.py's main in the folder `cwd`, its output into a file there."""
+    os.chdir(cwd)
+    output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    import run
+
+    sys.argv = [str(RUN), *arguments]
+    sys.exit(run.main(arguments))
+
+
+def only_folder(cwd) -> Path:
+    (folder,) = [path for path in Path(cwd, "runs").iterdir() if path.is_dir()]
+    return folder
+
+
+def networks(folder):
+    """The final networks' tensors by name."""
+    from mcl_lab.training.checkpoints import read
+
+    (path,) = Path(folder, "checkpoints").iterdir()
+    assert path.name.startswith("networks-")
+    parts = read(path)["parts"]
+    return {f"{part} {name}": value for part, state in parts.items() for name, value in state.items()}
+
+
+def epochs(folder):
+    """The journal's lines, but for what the clock says."""
+    records = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        del record["time_ms"]
+        for name in ("train/seconds", "train/images_per_second", "test/seconds"):
+            del record["metrics"][name]
+    return records
+
+
+def assert_same_run(folder, other):
+    """Equal weights to the bit, equal figures, each epoch once, and nothing left over."""
+    mine, theirs = networks(folder), networks(other)
+    assert mine.keys() == theirs.keys()
+    different = [name for name in mine if not bool((mine[name] == theirs[name]).all())]
+    assert not different
+    assert epochs(folder) == epochs(other)
+    assert result(folder)["final"] == result(other)["final"]
+    leftovers = {".lock", ".tmp", ".now"} & {path.suffix for path in Path(folder).rglob("*") if path.name != "sender.lock"}
+    assert not leftovers
+
+
+def result(folder):
+    return json.loads(Path(folder, "result.json").read_text())
+
+
+def status(folder):
+    return json.loads(Path(folder, "status.json").read_text())["state"]
