@@ -49,7 +49,7 @@ class Objective(nn.Module):
         for name, term in self.terms.items():
             added = term(batch)
             if repeated := losses.keys() & added.keys():
-                raise InputError(f"loss.{name}", f"puts out {min(repeated)}, as a term before it does; remove one of them")
+                raise InputError(f"loss.{name}", f"puts out {min(repeated)}, as a term before it does; remove one")
             losses = {**losses, **added}
         return losses
 

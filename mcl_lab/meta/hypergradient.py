@@ -77,7 +77,7 @@ def _of_vector(loss: Loss, shapes: dict[str, torch.Size]) -> Callable[[Tensor], 
 
 def _gradient(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
     theta = theta.detach().requires_grad_()
-    return torch.autograd.grad(loss(theta), theta)[0]
+    return _derivatives(loss(theta), [theta])[0]
 
 
 def _second_derivatives(
@@ -85,8 +85,8 @@ def _second_derivatives(
 ) -> tuple[Tensor, ...]:
     """Gradients of (grad loss . direction) by theta and by each of `meta_params`, by double backward."""
     theta = theta.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True)
-    return torch.autograd.grad(gradient, [theta, *meta_params], grad_outputs=direction, materialize_grads=True)
+    (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True, materialize_grads=True)
+    return _derivatives(gradient, [theta, *meta_params], direction)
 
 
 def _mixed_derivatives(
@@ -102,4 +102,12 @@ def _mixed_derivatives(
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # PyTorch's own forward mode still uses it
         along = forward_ad.unpack_dual(loss(forward_ad.make_dual(theta, direction))).tangent
-        return torch.autograd.grad(along, meta_params, materialize_grads=True)
+        return _derivatives(along, meta_params)
+
+
+def _derivatives(value: Tensor | None, by: Sequence[Tensor], direction: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Gradients of (value . direction), zeros by what it does not depend on; autograd refuses a value that depends on
+    nothing, as the gradient of a linear loss does."""
+    if value is None or not value.requires_grad:
+        return tuple(torch.zeros_like(variable) for variable in by)
+    return torch.autograd.grad(value, by, grad_outputs=direction, materialize_grads=True)

@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,44 @@ class Store:
 def store(empty_store, tmp_path) -> Store:
     """The store of tracking's default URI, in tmp_path."""
     return Store(Path(shutil.copy(empty_store, tmp_path / "mlflow.db")))
+
+
+def stop_itself(patch, step, *numbers) -> None:
+    """This process sends itself these signals in that training step."""
+    from mcl_lab.training.figures import EpochFigures
+
+    original = EpochFigures.add
+
+    def add(figures, terms, own_logits, labels, now):
+        original(figures, terms, own_logits, labels, now)
+        if now == step:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+    patch.setattr(EpochFigures, "add", add)
+
+
+@pytest.fixture
+def stopping():
+    """stopping(step, *signals): a context in which this process sends itself these signals in that training step."""
+
+    @contextmanager
+    def stopping_at(step, *numbers):
+        with pytest.MonkeyPatch.context() as patch:
+            stop_itself(patch, step, *numbers)
+            yield
+
+    return stopping_at
+
+
+@pytest.fixture(scope="session")
+def interrupted_run(tmp_path_factory) -> Path:
+    """The run of `lmcl_run` stopped by SIGTERM in step 13, with checkpoints of steps 10 and 13; not to be changed."""
+    cwd = tmp_path_factory.mktemp("interrupted")
+    arguments = [*LMCL, "tracking=none", "trainer.checkpoint_steps=5"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [str(RUN), *arguments])
+        stop_itself(patch, 13, signal.SIGTERM)
+        assert run.main(arguments) == 128 + signal.SIGTERM
+    return only_folder(cwd)

@@ -21,8 +21,8 @@ def golden_values():
 
 @pytest.fixture
 def golden(golden_values):
-    """`values` by their names in the files; `embeddings[i][k]` (16, 64) and `logits[i][k]` (16, 100) that take gradients;
-    `labels`; `sub(prefix)`: the values of one module, the prefix taken off."""
+    """`values` by their names in the files; `embeddings[i][k]` (16, 64) and `logits[i][k]` (16, 100), which take
+    gradients; `labels`; `sub(prefix)`: the values of one module, the prefix taken off."""
     values = golden_values
 
     def leaves(kind):

@@ -12,8 +12,9 @@ def unrolled():
         theta = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
         buffers = None
         for loss in [inner_loss] * inner_steps + [outer_loss] * outer_steps:
-            gradients = torch.autograd.grad(loss(theta), list(theta.values()), create_graph=True, materialize_grads=True)
-            decayed = [g + weight_decay * value for g, value in zip(gradients, theta.values(), strict=True)]
+            values = list(theta.values())
+            slopes = torch.autograd.grad(loss(theta), values, create_graph=True, materialize_grads=True)
+            decayed = [g + weight_decay * value for g, value in zip(slopes, values, strict=True)]
             buffers = decayed if buffers is None else [momentum * b + g for b, g in zip(buffers, decayed, strict=True)]
             theta = {name: value - lr * b for (name, value), b in zip(theta.items(), buffers, strict=True)}
         return torch.autograd.grad(outer_loss(theta), meta_params, materialize_grads=True)

@@ -33,12 +33,12 @@ class Student(nn.Module):
 def make_problem(seed):
     """Inner and outer loss of a student, its parameters, and meta parameters, in float64.
 
-    The inner loss distils the judged head, held fixed, into the taught one, each sample weighted by the meta parameters:
-    so the judged head has no gradient of its own in inner steps, nor the taught head in outer ones.
+    The inner loss distils the judged head, held fixed, into the taught one, each sample weighted by the meta
+    parameters: so the judged head has no gradient of its own in inner steps, nor the taught head in outer ones.
     """
     torch.manual_seed(seed)
     student = Student().double()
-    meta = [torch.randn(6, dtype=torch.float64, requires_grad=True), torch.randn((), dtype=torch.float64, requires_grad=True)]
+    meta = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in [(6,), ()]]
     x, y = torch.randn(8, 4, dtype=torch.float64), torch.randint(3, (8,))
 
     def run(theta):
@@ -154,6 +154,36 @@ def test_a_meta_parameter_without_influence_has_gradient_zero():
     ours = hypergradient(inner_loss, outer_loss, params, [idle, *meta], inner_steps=2, lr=0.1)
     assert ours[0].equal(torch.zeros(3))
     assert all((gradient != 0).any() for gradient in ours[1:])
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [
+        (lambda a, m: (m * a).sum(), lambda a: (a**3).sum()),
+        (lambda a, m: (m * a**2).sum(), lambda a: a.sum()),
+        (lambda a, m: (m * a).sum(), lambda a: a.sum()),
+    ],
+    ids=["linear inner loss", "linear outer loss", "both"],
+)
+def test_linear_losses(unrolled, inner, outer):
+    a, m = torch.rand(2, 3, dtype=torch.float64).unbind()
+    m.requires_grad_()
+    options = dict(inner_steps=2, outer_steps=1, lr=0.1, momentum=0.9, weight_decay=0.01)
+    problem = (lambda theta: inner(theta["a"], m), lambda theta: outer(theta["a"]), {"a": a}, [m])
+    assert_agree(hypergradient(*problem, **options), unrolled(*problem, **options))
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [lambda a, m: (a**2).sum(), lambda a, m: (m**2).sum(), lambda a, m: a.sum()],
+    ids=["of the parameters alone", "of the meta parameters alone", "linear, of the parameters alone"],
+)
+def test_meta_parameters_that_move_nothing_have_gradient_zero(inner):
+    a, m = torch.ones(3), torch.ones(2, requires_grad=True)
+    ours = hypergradient(
+        lambda theta: inner(theta["a"], m), lambda theta: (theta["a"] ** 2).sum(), {"a": a}, [m], inner_steps=2, lr=0.1
+    )
+    assert ours[0].equal(torch.zeros(2))
 
 
 def test_parameters_and_gradients_are_left_as_they_are():

@@ -69,7 +69,7 @@ def make(networks=COHORTS["homogeneous"], dtype=torch.float64, autocast=None, ev
 
 
 def after_a_step(parts):
-    """The same after an update of the main optimizer and one of the weight network, so that all states hold something."""
+    """The same after one update by each optimizer, so that all states hold something."""
     parts.losses(parts.images, parts.labels, parts.weight_network).backward()
     parts.main_optimizer.step()
     parts.optimizer.step()
@@ -156,8 +156,7 @@ def test_hypergradient_of_other_steps(unrolled, networks, inner_steps, outer_ste
 
 
 def test_paper_recipe_from_the_config(unrolled):
-    """Objective, weight network and event as a run builds them: the objective leaves the weight network alone, the event
-    gives its exact gradient."""
+    """As a run builds them, the objective leaves the weight network alone, and the event gives its exact gradient."""
     small = [f"pair.peers.{peer}.{key}" for peer in "ab" for key in ("blocks=[1,1]", "widths=[3,4]")]
     torch.manual_seed(0)
     config = compose(["pair=resnet8", "loss=lmcl", *small])
@@ -260,13 +259,15 @@ def test_due_after_batches_0_every_2_every(every):
 
 
 def test_event_of_bfloat16_networks_points_the_same_way():
-    exact, rounded = (make(dtype=torch.float32, autocast=autocast) for autocast in (None, torch.bfloat16))
-    a, b = (
-        torch.cat([g.flatten() for g in parts.event.hypergradient(parts.images, parts.labels, LR)])
-        for parts in (exact, rounded)
-    )
-    assert b.dtype == torch.float32
-    assert torch.cosine_similarity(a, b, dim=0) > 0.7
+    """At small steps, which do not blow the rounding up."""
+    gradients = []
+    for autocast in (None, torch.bfloat16):
+        parts = make(dtype=torch.float32, autocast=autocast)
+        gradients.append(torch.cat([g.flatten() for g in parts.event.hypergradient(parts.images, parts.labels, 0.001)]))
+    exact, rounded = gradients
+    assert rounded.dtype == torch.float32
+    assert not rounded.equal(exact)
+    assert torch.cosine_similarity(exact, rounded, dim=0) > 0.9
 
 
 def named_parameters(learners):

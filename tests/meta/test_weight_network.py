@@ -17,9 +17,8 @@ B = 6
 def make(widths, heads):
     torch.manual_seed(0)
     network = WeightNetwork(widths, heads, width=5).double()
-    embeddings = [
-        [torch.rand(B, width, dtype=torch.float64) for _ in range(count)] for width, count in zip(widths, heads, strict=True)
-    ]
+    peers = zip(widths, heads, strict=True)
+    embeddings = [[torch.rand(B, width, dtype=torch.float64) for _ in range(count)] for width, count in peers]
     return network, embeddings
 
 

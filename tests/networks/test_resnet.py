@@ -68,16 +68,16 @@ def test_stages_are_those_of_torchvision_blocks(block, stages, training):
 def test_each_stage_but_the_first_halves_the_size(block, channels):
     with torch.no_grad():
         taps = cifar_resnet(block).taps(torch.zeros(2, 3, 32, 32))
-    sizes = [32, 16, 8]
-    assert [tuple(tap.shape) for tap in taps] == [(2, width, size, size) for width, size in zip(channels, sizes, strict=True)]
+    expected = [(2, width, size, size) for width, size in zip(channels, (32, 16, 8), strict=True)]
+    assert [tuple(tap.shape) for tap in taps] == expected
 
 
 @pytest.mark.parametrize(("block", "projected"), [("basic", {"1.0", "2.0"}), ("bottleneck", {"0.0", "1.0", "2.0"})])
 def test_projection_shortcuts_are_where_width_or_size_changes(block, projected):
-    layers = dict(cifar_resnet(block).stages.named_modules())
-    found = {name.split(".shortcut")[0] for name, layer in layers.items() if ".shortcut" in name and is_convolution(layer)}
-    assert found == projected
-    strided = {name: layer.kernel_size for name, layer in layers.items() if is_convolution(layer) and layer.stride == (2, 2)}
+    layers = cifar_resnet(block).stages.named_modules()
+    convolutions = {name: layer for name, layer in layers if isinstance(layer, nn.Conv2d)}
+    assert {name.split(".shortcut")[0] for name in convolutions if ".shortcut" in name} == projected
+    strided = {name: layer.kernel_size for name, layer in convolutions.items() if layer.stride == (2, 2)}
     assert len(strided) == 4  # in stages 2 and 3, one on the main path and one in the shortcut
     assert all(size == ((1, 1) if ".shortcut" in name else (3, 3)) for name, size in strided.items())
 
@@ -87,7 +87,7 @@ def test_initial_values(block):
     torch.manual_seed(0)
     peer = Peer(cifar_resnet(block), branches=True)
     for name, layer in peer.named_modules():
-        if is_convolution(layer):  # kaiming normal, fan_out; a sample's standard deviation is known to std / sqrt(2 n)
+        if isinstance(layer, nn.Conv2d):  # kaiming normal, fan_out; a sample's standard deviation is known to std / sqrt(2 n)
             std = math.sqrt(2 / (layer.out_channels * math.prod(layer.kernel_size)))
             values = layer.weight.flatten()
             assert abs(values.std().item() / std - 1) < 5 / math.sqrt(2 * len(values)), name
@@ -105,7 +105,3 @@ def test_initial_values(block):
 def test_as_many_widths_as_stages():
     with pytest.raises(ValueError, match="zip"):
         ResNet(10, block="basic", blocks=[1, 1], widths=[4])
-
-
-def is_convolution(layer):
-    return isinstance(layer, nn.Conv2d)

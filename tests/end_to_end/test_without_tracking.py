@@ -1,0 +1,50 @@
+"""Runs whose tracking server is away, and runs without MLflow."""
+
+import json
+import re
+import socket
+import sys
+
+import pytest
+from runs import BASELINE, assert_same_run, end, only_folder, start
+
+
+@pytest.fixture
+def closed_port():
+    with socket.socket() as taken:  # bound and not listening: nobody answers, and nobody else gets it
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def test_the_server_is_away(call, closed_port, baseline_run, tmp_path):
+    ended = call(*BASELINE, f"tracking.uri=http://127.0.0.1:{closed_port}")
+    assert (ended.status, ended.err) == (0, "")
+    folder = only_folder(tmp_path)
+    assert_same_run(folder, baseline_run)
+    (line,) = re.findall(r"^not yet recorded .*$", ended.out, re.MULTILINE)
+    assert line.endswith(f"run.py task=sync task.runs=runs/{folder.name}")
+    assert json.loads((folder / "record.json").read_text())["uri"] == f"http://127.0.0.1:{closed_port}"
+
+
+def test_without_mlflow_installed(baseline_run, tmp_path):
+    """Every import of it fails here, in this process and in those it might start."""
+    for name in ("mlflow", "sqlalchemy"):
+        (tmp_path / "blocked" / name).mkdir(parents=True)
+        (tmp_path / "blocked" / name / "__init__.py").write_text(f"raise ImportError('no {name} here')\n")
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path / "blocked"), "OMP_NUM_THREADS": "1"}
+    ended = end(start([*BASELINE, "tracking=none"], tmp_path, env=environment))
+    assert (ended.status, ended.err) == (0, "")
+    folder = only_folder(tmp_path)
+    assert_same_run(folder, baseline_run)
+    assert not list(tmp_path.rglob("mlflow.db")) and not (folder / "sender.log").exists()
+    assert "MLflow" not in ended.out and "not yet recorded" not in ended.out
+
+
+def test_the_training_process_never_imports_mlflow(store, tmp_path):
+    """It is recorded all the same, by the sender."""
+    ended = end(start(BASELINE, tmp_path, python=["-X", "importtime"]))
+    assert ended.status == 0
+    imported = {line.split("|")[-1].strip().partition(".")[0] for line in ended.err.splitlines()}
+    assert "torch" in imported and not imported & {"mlflow", "sqlalchemy", "submitit"}
+    assert [status for status, _ in store.runs()] == ["FINISHED"]
+    assert re.search(r"^MLflow UI +\S*mlflow ui --backend-store-uri \S+$", ended.out, re.MULTILINE)
