@@ -26,6 +26,9 @@ from mcl_lab.errors import InputError, Interrupted, RunFailed
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0 done, 2 wrong input, any other for what failed."""
+    # A thread that waits for the others would otherwise spin, and take the core from the sender or another run: steps then
+    # take several times as long. OpenMP reads this when PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         flags = parse(argv)

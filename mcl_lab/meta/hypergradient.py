@@ -100,7 +100,7 @@ def _mixed_derivatives(
     if not meta_params:
         return ()
     with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # PyTorch's own forward mode still uses it
+        warnings.filterwarnings("ignore", "`torch.jit")  # PyTorch's own forward mode still uses it
         along = forward_ad.unpack_dual(loss(forward_ad.make_dual(theta, direction))).tangent
         return _derivatives(along, meta_params)
 

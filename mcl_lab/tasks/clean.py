@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from mcl_lab.config.stored import FILE_NAME
 from mcl_lab.errors import InputError
-from mcl_lab.results.runs import read_result
+from mcl_lab.tracking.journal import is_finished
 from mcl_lab.tracking.lock import is_held
 
 
@@ -37,7 +37,7 @@ def clean(config: DictConfig, *, runs: str = "runs", delete: bool = False) -> No
 
 def _needless(folder: Path) -> list[Path]:
     checkpoints = sorted((folder / "checkpoints").glob("step-*.pt"))
-    if read_result(folder):
+    if is_finished(folder):
         return checkpoints + _temporary(folder)
     return _temporary(folder) if checkpoints else [folder]
 

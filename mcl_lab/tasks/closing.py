@@ -34,8 +34,9 @@ def show_result(config: DictConfig, folder: Path, console: Console) -> None:
     console.print(result_table(result, {} if is_baseline else baselines))
     lines = [("run folder", str(folder))]
     if not is_baseline:
-        missing = {peer["network"] for key, peer in result["peers"].items() if not baselines[key]}
-        lines += [(f"baseline of {network}", command) for network in sorted(missing) if (command := baseline_command(config, network))]
+        missing = {key: peer["network"] for key, peer in result["peers"].items() if not baselines[key]}
+        commands = {baseline_command(config, key, network): network for key, network in missing.items()}
+        lines += [(f"baseline of {network}", command) for command, network in commands.items() if command]
     lines += recording(config, folder)
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
@@ -57,12 +58,14 @@ def result_table(result: dict, baselines: dict[str, list[float]]) -> Table:
     return made
 
 
-def baseline_command(config: DictConfig, network: str) -> str | None:
-    """The command that trains `network` alone by this run's recipe; None for a network without a file of that name."""
+def baseline_command(config: DictConfig, key: str, network: str) -> str | None:
+    """The command that trains peer `key`, a `network`, alone by this run's recipe; None for one without a file of that name."""
     if not (CONF / "pair" / "single" / f"{network}.yaml").exists():
         return None
     own = ("pair", "loss", "network", "hydra", "resume", "task")
     kept = [word for word in overrides(config) if not word.lstrip("+~").startswith(own)]
+    peer = f"pair.peers.{key}."
+    kept += [word.replace(peer, "pair.peers.a.") for word in overrides(config) if word.lstrip("+~").startswith(peer)]
     return shlex.join([_relative(sys.executable), _relative(sys.argv[0]), *kept, f"pair=single/{network}", "loss=baseline"])
 
 

@@ -18,7 +18,7 @@ from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.record import record_of, result_of
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
-from mcl_lab.tracking.journal import Journal, read_record, read_status
+from mcl_lab.tracking.journal import Journal, is_finished, read_record
 from mcl_lab.tracking.lock import RunLock
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import stored_uri
@@ -139,12 +139,6 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     journal.status("finished")
     checkpoints.drop_steps()
     log.info("finished")
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether all is written. A run that was killed between its result and its last word goes on, to the same result."""
-    status = read_status(folder)
-    return status is not None and status["state"] == "finished" and (folder / "result.json").exists()
 
 
 def refuse_other_run(config: DictConfig, folder: Path) -> None:

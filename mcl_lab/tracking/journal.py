@@ -101,6 +101,12 @@ def read_status(folder: Path | str) -> dict[str, Any] | None:
     return read_json(Path(folder) / STATUS)
 
 
+def is_finished(folder: Path | str) -> bool:
+    """Whether all is written. A run that was killed between its result and its last word goes on, to the same result."""
+    status = read_status(folder)
+    return status is not None and status["state"] == "finished" and (Path(folder) / "result.json").exists()
+
+
 def read_epochs(folder: Path | str) -> list[dict[str, Any]]:
     """The epochs in metrics.jsonl, in order, without a line still being written, or left half by a crash."""
     try:

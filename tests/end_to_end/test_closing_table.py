@@ -2,11 +2,9 @@
 
 import re
 import shlex
-import statistics
 import subprocess
-import sys
 
-from runs import ALONE, LMCL, only_folder, result
+from runs import LMCL, result
 
 QUIET = [*LMCL, "tracking=none", "data.batch_size=128", "trainer.max_steps=2"]
 
@@ -17,8 +15,8 @@ def test_the_printed_command_trains_the_baseline(call, tmp_path):
     (command,) = re.findall(r"^baseline of resnet8 +(.+)$", first.out, re.MULTILINE)
     done = subprocess.run(shlex.split(command), cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    folder = only_folder(tmp_path)
-    (baseline,) = [path for path in (tmp_path / "runs").iterdir() if path.name.startswith("single-resnet8-baseline")] 
+    (folder,) = (tmp_path / "runs").glob("resnet8-lmcl-*")
+    (baseline,) = (tmp_path / "runs").glob("single-resnet8-baseline-*")
     accuracy = result(baseline)["peers"]["a"]["own_head_last_epoch"]
 
     again = call(*QUIET)

@@ -1,9 +1,9 @@
 """Runs whose tracking server is away, and runs without MLflow."""
 
 import json
+import os
 import re
 import socket
-import sys
 
 import pytest
 from runs import BASELINE, assert_same_run, end, only_folder, start
@@ -31,7 +31,7 @@ def test_without_mlflow_installed(baseline_run, tmp_path):
     for name in ("mlflow", "sqlalchemy"):
         (tmp_path / "blocked" / name).mkdir(parents=True)
         (tmp_path / "blocked" / name / "__init__.py").write_text(f"raise ImportError('no {name} here')\n")
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path / "blocked"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "blocked")}
     ended = end(start([*BASELINE, "tracking=none"], tmp_path, env=environment))
     assert (ended.status, ended.err) == (0, "")
     folder = only_folder(tmp_path)

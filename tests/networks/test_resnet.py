@@ -87,7 +87,7 @@ def test_initial_values(block):
     torch.manual_seed(0)
     peer = Peer(cifar_resnet(block), branches=True)
     for name, layer in peer.named_modules():
-        if isinstance(layer, nn.Conv2d):  # kaiming normal, fan_out; a sample's standard deviation is known to std / sqrt(2 n)
+        if isinstance(layer, nn.Conv2d):  # kaiming normal, fan_out; within 5 standard errors
             std = math.sqrt(2 / (layer.out_channels * math.prod(layer.kernel_size)))
             values = layer.weight.flatten()
             assert abs(values.std().item() / std - 1) < 5 / math.sqrt(2 * len(values)), name
@@ -103,5 +103,5 @@ def test_initial_values(block):
 
 
 def test_as_many_widths_as_stages():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="blocks and widths"):
         ResNet(10, block="basic", blocks=[1, 1], widths=[4])
