@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import BASELINE, LMCL, SMALL, assert_same_run, end, fork, main_in, only_folder, result, start, status
+from runs import BASELINE, LMCL, assert_same_run, end, fork, main_in, only_folder, result, start, status
 
-HETEROGENEOUS = [*[word for word in SMALL if "peers.b" not in word], "pair=resnet8_resnet20", "pair.peers.b.widths=[4,4,4]"]
+HETEROGENEOUS = [*LMCL, "pair=resnet8_resnet20", "pair.peers.b.widths=[4,4,4]"]
 KEYS = {
     "float32": LMCL,
     "bf16": [*LMCL, "trainer.precision=bf16"],
-    "heterogeneous": [*HETEROGENEOUS, "loss.meta_event.every=8"],
+    "heterogeneous": HETEROGENEOUS,
 }
 MORE_OFTEN = "trainer.checkpoint_steps=5"
 

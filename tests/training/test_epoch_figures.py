@@ -20,8 +20,11 @@ def add(figures, step, logits=(HITS_TWO, HITS_ONE), labels=LABELS, **terms):
     figures.add({name: torch.tensor(value) for name, value in terms.items()}, list(logits), labels, step)
 
 
+STEPS = st.tuples(st.floats(-1e3, 1e3, width=32), st.floats(0, 10, width=32), st.integers(1, 5))  # terms, images
+
+
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(st.floats(-1e3, 1e3, width=32), st.floats(0, 10, width=32), st.integers(1, 5)), min_size=1, max_size=8))
+@given(st.lists(STEPS, min_size=1, max_size=8))
 def test_means_weigh_batches_by_their_images(steps):
     figures, images, hits = EpochFigures(CPU), 0, 0
     for number, (first, second, count) in enumerate(steps):
@@ -30,7 +33,9 @@ def test_means_weigh_batches_by_their_images(steps):
         add(figures, number + 1, [logits], labels, first=first, second=second)
         images += count
         hits += (count + 1) // 2
-    means = {name: sum(step[place] * step[2] for step in steps) / images for place, name in enumerate(("first", "second"))}
+    means = {
+        name: sum(step[place] * step[2] for step in steps) / images for place, name in enumerate(("first", "second"))
+    }
     totals = figures.totals()
     assert totals["terms"] == {name: pytest.approx(mean, abs=1e-4) for name, mean in means.items()}
     assert totals["loss"] == pytest.approx(sum(means.values()), abs=1e-4)

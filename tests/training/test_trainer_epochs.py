@@ -22,7 +22,8 @@ def test_max_steps(max_steps, steps_after_epochs):
     assert run.objective.calls == steps_after_epochs[-1] and run.trainer.finished
     assert run.shown.total == min(max_steps, 15)
     in_epoch = [step - before for before, step in zip([0, *steps_after_epochs], steps_after_epochs)]
-    assert len(run.meta_event.events) == sum(math.ceil(steps / 2) for steps in in_epoch)  # every second batch of an epoch
+    events = sum(math.ceil(steps / 2) for steps in in_epoch)  # after every second batch of an epoch
+    assert len(run.meta_event.events) == events
 
 
 def test_a_finished_run_does_nothing():
@@ -77,6 +78,7 @@ def test_records():
 def test_training_mode_in_training():
     modes = set()
     run = ToyRun(in_step=lambda step: modes.add(run.cohort.training))
+    run.cohort.eval()
     run.trainer.fit()
     assert modes == {True}
 

@@ -10,7 +10,7 @@ from toy_run import ToyBatches, ToyRun, equal
 from mcl_lab.errors import Interrupted
 
 STEPS = 15  # three epochs of five
-RANDOM = [f"{what} {number}" for what, count in (("step", STEPS), ("event", 9), ("test", 9)) for number in range(count)]
+POINTS = [f"{what} {number}" for what, count in (("step", STEPS), ("event", 9), ("test", 9)) for number in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def run_with_signals(signals, where, seed=0):
     )
 
 
-@pytest.mark.parametrize("point", RANDOM)
+@pytest.mark.parametrize("point", POINTS)
 def test_stopped_by_a_signal_and_resumed(point, undisturbed):
     where, number = point.split()
     run = run_with_signals(Signals(int(number)), where)
@@ -132,6 +132,18 @@ def test_an_event_that_was_broken_off_is_done_again():
     resumed = ToyRun().resume(run.saved[-1][1])
     resumed.trainer.fit()
     assert run.meta_event.events + resumed.meta_event.events == whole.meta_event.events
+
+
+def test_the_event_of_the_last_step_is_broken_off():
+    whole = ToyRun(max_steps=3)
+    whole.trainer.fit()
+    run = ToyRun(max_steps=3, in_event=Signals(1))
+    with pytest.raises(Interrupted):
+        run.trainer.fit()
+    assert run.trainer.position.step == 3
+    resumed = ToyRun(max_steps=3).resume(run.saved[-1][1])
+    resumed.trainer.fit()
+    assert equal(resumed.outcome(), whole.outcome())
 
 
 def test_an_event_broken_off_while_it_puts_things_back(undisturbed):

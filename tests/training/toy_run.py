@@ -1,5 +1,5 @@
-"""A run small enough to be interrupted everywhere: two peers of one linear layer each, with dropout, BatchNorm, a term that
-has a parameter of its own, and a meta event that trains another."""
+"""A run small enough to be interrupted everywhere: two peers of a few weights, with dropout, BatchNorm, an objective
+that has a parameter of its own, and a meta event that trains another."""
 
 import io
 from collections import namedtuple
