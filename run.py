@@ -1,8 +1,8 @@
 """The entry: compose the config, check it, call the task it names; errors become exit statuses.
 
-    python run.py experiment=quickstart              one run
-    python run.py pair=resnet20,resnet32 -m          several, one after the other
-    python run.py --cfg job | --help | --info        Hydra's answers about the config
+python run.py experiment=quickstart              one run
+python run.py pair=resnet20,resnet32 -m          several, one after the other
+python run.py --cfg job | --help | --info        Hydra's answers about the config
 """
 
 import argparse

@@ -93,7 +93,7 @@ WRONG = [
     (["pair.peers.a.block=fancy"], "pair.peers.a.block", ["basic, bottleneck"]),
     (["pair.peers.a.blocks=5"], "pair.peers.a.blocks", ["a list of integers >= 1"]),
     (["+pair.peers.a-b=3"], "pair.peers", ["a mapping"]),
-    (["schedule.warmup_epochs=300"], "schedule.warmup_epochs", ["trainer.epochs=300"]),
+    (["schedule.warmup_epochs=301"], "schedule.warmup_epochs", ["trainer.epochs=300"]),
     (["schedule=multistep", "schedule.milestones=[0]"], "schedule.milestones", [">= 1"]),
     (["tracking.wait=-1"], "tracking.wait", [">= 0"]),
     (["~pair.peers.a.name"], "pair.peers.a.name", ["is missing"]),

@@ -57,8 +57,11 @@ def _check_structure(tree: dict) -> None:
     for section, fields in _SECTIONS.items():
         _check_fields(section, tree[section], fields)
     if tree["config_version"] > schema.CONFIG_VERSION:
-        raise InputError("config_version", f"{tree['config_version']} is newer than this code, which reads up to "
-                                           f"{schema.CONFIG_VERSION}; update mcl_lab")
+        raise InputError(
+            "config_version",
+            f"{tree['config_version']} is newer than this code, which reads up to "
+            f"{schema.CONFIG_VERSION}; update mcl_lab",
+        )
     _check_data(tree["data"])
     _check_peers(tree["pair"])
     _check_loss(tree["loss"], len(tree["pair"]["peers"]))
@@ -94,8 +97,11 @@ def _check_loss(loss: dict, peers: int) -> None:
     for name, node in nodes.items():
         attributes = _check_node(f"loss.{name}", node, schema.SUPPLIED["loss.*"]).attributes
         if peers < attributes.get("min_peers", 1):
-            raise InputError("pair", f"loss={loss['name']} needs {attributes['min_peers']} peers or more for its term "
-                                     f"{name}, this pair has {peers}")
+            raise InputError(
+                "pair",
+                f"loss={loss['name']} needs {attributes['min_peers']} peers or more for its term "
+                f"{name}, this pair has {peers}",
+            )
         for other in attributes.get("requires", ()):
             if other not in nodes:
                 raise InputError(f"loss.{other}", f"is needed by loss.{name}; keep it or set loss.{name}=null too")
@@ -110,9 +116,9 @@ def _check_conflicts(tree: dict) -> None:
     if optimizer.get("nesterov") and not optimizer.get("momentum"):
         raise InputError("optimizer.nesterov", "true needs optimizer.momentum > 0")
     warmup = schedule.get("warmup_epochs")
-    if warmup and warmup >= trainer["epochs"]:
+    if warmup and warmup > trainer["epochs"]:
         epochs = trainer["epochs"]
-        raise InputError("schedule.warmup_epochs", f"must be less than trainer.epochs={epochs}, not {warmup}")
+        raise InputError("schedule.warmup_epochs", f"must be at most trainer.epochs={epochs}, not {warmup}")
 
 
 def _check_fields(key: str, node: dict, fields: type) -> set[str]:

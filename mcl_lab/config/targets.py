@@ -55,8 +55,11 @@ def check_target(key: str, target: object) -> None:
         ours = top == "mcl_lab" and not target.startswith("mcl_lab.tasks.") or package in _SINGLE_NAME_PACKAGES
         places = ", ".join(("mcl_lab", *_SINGLE_NAME_PACKAGES))
     if not ours and top not in _plugins() or any(part.startswith("_") for part in target.split(".")):
-        raise InputError(name, f"{target} is not allowed; allowed are public names of {places} and of the packages "
-                               f"listed in the environment variable {PLUGINS_VARIABLE}")
+        raise InputError(
+            name,
+            f"{target} is not allowed; allowed are public names of {places} and of the packages "
+            f"listed in the environment variable {PLUGINS_VARIABLE}",
+        )
 
 
 def signature_of(key: str, target: str) -> Signature:

@@ -8,7 +8,7 @@ from mcl_lab.networks.staged import StagedNetwork, pool
 
 
 class Branch(nn.Module):
-    """Refinement and classifier on the tap after stage k: fresh copies of stages k+1 onwards, of the neck and of the classifier.
+    """Refinement and classifier on the tap after stage k: fresh copies of stages k+1 onwards, neck and classifier.
 
     Every stage of a peer therefore ends in an embedding of the same width D.
     """

@@ -24,7 +24,9 @@ class ResNet(StagedNetwork):
         widths: Sequence[Annotated[int, ">= 1"]],
     ):
         if len(blocks) != len(widths) or not blocks:
-            raise ValueError(f"blocks and widths need one entry each for every stage, not {len(blocks)} and {len(widths)}")
+            raise ValueError(
+                f"blocks and widths need one entry each for every stage, not {len(blocks)} and {len(widths)}"
+            )
         make_block, expansion = {"basic": (_basic, 1), "bottleneck": (_bottleneck, 4)}[block]
         stem = nn.Sequential(_conv(3, widths[0], 3), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
         stages, channels = [], widths[0]

@@ -44,14 +44,18 @@ def use_device(trainer: DictConfig) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError("trainer.device", f"{name} is not there ({torch.cuda.device_count()} CUDA devices); use cpu or auto")
+        raise InputError(
+            "trainer.device", f"{name} is not there ({torch.cuda.device_count()} CUDA devices); use cpu or auto"
+        )
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
     if trainer.precision == "tf32" and device.type == "cpu":
         raise InputError("trainer.precision", "tf32 needs a CUDA device; use float32 or bf16")
     torch.backends.cudnn.allow_tf32 = trainer.precision == "tf32"  # of convolutions; losses stay float32
     torch.backends.cudnn.benchmark = not trainer.deterministic
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by deterministic algorithms, harmless without
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # asked for by deterministic algorithms, harmless without
     torch.use_deterministic_algorithms(trainer.deterministic)
     return device
 
@@ -137,7 +141,9 @@ def build_learners(config: DictConfig, num_classes: int, device: torch.device) -
         cohort = cohort.to(memory_format=torch.channels_last)
 
     nodes = {
-        str(name): create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes).to(device)
+        str(name): create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes).to(
+            device
+        )
         for name, node in config.loss.items()
         if isinstance(node, DictConfig) and name != "meta_event"
     }
@@ -199,7 +205,9 @@ def _refuse_weightless(cohort: Cohort, objective: Objective, device: torch.devic
     """A trial on two blank images: an objective whose weights are all 0 has no terms."""
     cohort.eval()
     with torch.no_grad():
-        terms = objective(cohort(torch.zeros(2, 3, 32, 32, device=device)), torch.zeros(2, dtype=torch.int64, device=device))
+        terms = objective(
+            cohort(torch.zeros(2, 3, 32, 32, device=device)), torch.zeros(2, dtype=torch.int64, device=device)
+        )
     cohort.train()
     if not terms:
         raise InputError("loss", "every term has weight 0")

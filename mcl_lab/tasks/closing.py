@@ -66,7 +66,9 @@ def baseline_command(config: DictConfig, key: str, network: str) -> str | None:
     kept = [word for word in overrides(config) if not word.lstrip("+~").startswith(own)]
     peer = f"pair.peers.{key}."
     kept += [word.replace(peer, "pair.peers.a.") for word in overrides(config) if word.lstrip("+~").startswith(peer)]
-    return shlex.join([_relative(sys.executable), _relative(sys.argv[0]), *kept, f"pair=single/{network}", "loss=baseline"])
+    return shlex.join(
+        [_relative(sys.executable), _relative(sys.argv[0]), *kept, f"pair=single/{network}", "loss=baseline"]
+    )
 
 
 def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
@@ -80,7 +82,10 @@ def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
     if command.startswith("mlflow "):
         mlflow = Path(sys.executable).with_name("mlflow")
         program = _relative(str(mlflow)) if mlflow.exists() and not shutil.which("mlflow") else "mlflow"
-        return [("MLflow UI", program + command.removeprefix("mlflow")), ("then open", f"http://127.0.0.1:5000/{address}")]
+        return [
+            ("MLflow UI", program + command.removeprefix("mlflow")),
+            ("then open", f"http://127.0.0.1:5000/{address}"),
+        ]
     return [("MLflow UI", f"{command.rstrip('/')}/{address}")]
 
 

@@ -38,7 +38,9 @@ def evaluate(config: DictConfig, *, checkpoint: str, format: Literal["table", "j
     data = config.data if _names_data(config) else _own_data(run, config)
     images = build.read_images(data).test.to(device)
     if images.classes != facts.classes:
-        raise InputError("data", f"{data.name} does not have the classes of {run.data.name}, on which the networks were trained")
+        raise InputError(
+            "data", f"{data.name} does not have the classes of {run.data.name}, on which the networks were trained"
+        )
     batches = build.evaluation_batches(images, facts, run)
     accuracies = accuracies_of(learners.cohort, learners.objective.ensembles, batches)
     if format == "json":

@@ -88,9 +88,9 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
     networks = {key: config.pair.peers[key].name for key in cohort.peers}
     progress = ConsoleProgress(console, networks, ensembles=objective.aggregator is not None)
 
-    def save(state: dict, step: int) -> None:
+    def save(state: dict, epochs: int, step: int) -> None:
         lock.check()  # never into a folder that another process has taken over
-        checkpoints.save(state, step)
+        checkpoints.save(state, epochs, step)
 
     trainer = Trainer(
         cohort=cohort,
@@ -98,7 +98,9 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
         optimizer=optimizer,
         schedules=[parts[name] for name in ("schedule", "weight_schedule") if name in parts],
         batches=batches,
-        evaluations={name: build.evaluation_batches(images, data.facts, config) for name, images in data.evaluated.items()},
+        evaluations={
+            name: build.evaluation_batches(images, data.facts, config) for name, images in data.evaluated.items()
+        },
         meta_event=meta_event,
         parts=parts,
         device=device,
@@ -124,12 +126,19 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     journal.restore(trainer.records)
     journal.status("running")
     start_sender(folder, config.tracking.uri)
-    log.info("%s at epoch %d, step %d", "going on" if state else "starting", trainer.position.epoch + 1, trainer.position.step)
+    log.info(
+        "%s at epoch %d, step %d",
+        "going on" if state else "starting",
+        trainer.position.epoch + 1,
+        trainer.position.step,
+    )
     for warning in run.warnings:
         log.warning(warning)
     try:
         records = trainer.fit()
-        checkpoints.finish({"parts": {name: trainer.parts[name].state_dict() for name in KEPT if name in trainer.parts}})
+        checkpoints.finish(
+            {"parts": {name: trainer.parts[name].state_dict() for name in KEPT if name in trainer.parts}}
+        )
         write_json(folder / "result.json", result_of(config, records, trainer.device))
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
@@ -164,7 +173,9 @@ def run_log(folder: Path) -> Iterator[None]:
     file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     screen.setLevel(logging.WARNING)
-    screen.addFilter(lambda entry: entry.levelno == logging.WARNING)  # errors reach the screen as the program's last line
+    screen.addFilter(
+        lambda entry: entry.levelno == logging.WARNING
+    )  # errors reach the screen as the program's last line
     log.setLevel(logging.INFO)
     for handler in (file, screen):
         log.addHandler(handler)

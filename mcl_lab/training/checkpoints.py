@@ -1,8 +1,8 @@
 """Checkpoints: whole states of a run, on disk.
 
-A checkpoint is `step-<number>-<checksum>.pt`, written aside and renamed, so that under its name there is always a whole file;
-the checksum in the name (SHA-256, first 16 digits) tells later damage. Files hold tensors and plain values and are read
-without unpickling code.
+A checkpoint is `step-<steps>-<whole epochs>-<checksum>.pt`, written aside and renamed, so that under its name there is
+always a whole file; the checksum in the name (SHA-256, first 16 digits) tells later damage. Files hold tensors and plain
+values and are read without unpickling code.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from mcl_lab.errors import InputError, RunFailed
 
 FORMAT = 1
 KEPT = 2
-NAME = re.compile(r"(step-\d+|networks)-([0-9a-f]{16})\.pt")
+NAME = re.compile(r"(step-\d+-\d+|networks)-([0-9a-f]{16})\.pt")
 log = logging.getLogger(__name__)
 
 
@@ -34,12 +34,11 @@ class Checkpoints:
         self.write = write
         self.facts = facts
 
-    def save(self, state: dict, step: int) -> Path:
-        """Write the state after `step` steps in place of an earlier one of that step (at an epoch's end there may be one from
-        before its evaluation), then drop all but the last two. Raises OSError, the older ones whole."""
-        stem = f"step-{step:09d}"
-        path = self._write(stem, state)
-        for earlier in self.folder.glob(f"{stem}-*.pt"):
+    def save(self, state: dict, epochs: int, step: int) -> Path:
+        """Write the state after `step` steps, of which `epochs` whole epochs, and drop all but the last two and any of the
+        same step: at an epoch's end there may be one from before its evaluation. Raises OSError, the older ones whole."""
+        path = self._write(f"step-{step:09d}-{epochs:05d}", state)
+        for earlier in self.folder.glob(f"step-{step:09d}-*.pt"):
             if earlier != path:
                 earlier.unlink()
         for needless in [*self._steps()[:-KEPT], *self.folder.glob(".*.tmp")]:  # and what a crash left behind

@@ -30,7 +30,9 @@ def evaluate(
             for inputs, labels in batches:
                 output = cohort(inputs)
                 ensemble = ensembles(output)
-                heads = [[*stages, *(ensemble[i : i + 1] if ensemble else [])] for i, stages in enumerate(output.logits)]
+                heads = [
+                    [*stages, *(ensemble[i : i + 1] if ensemble else [])] for i, stages in enumerate(output.logits)
+                ]
                 counts = counts + _correct(torch.stack([scores for peer in heads for scores in peer]), labels)
                 images += len(labels)
     finally:

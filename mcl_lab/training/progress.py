@@ -37,7 +37,9 @@ class ConsoleProgress:
         self.epochs = epochs
         width = 8 * len(self.heads)
         self._print(" " * 34 + "".join(f"{f'{peer}: {network}':>{width}}" for peer, network in self.peers.items()))
-        self._print(f"{'epoch':>9}{'loss':>10}{'lr':>8}{'time':>7}" + "".join(f"{h:>8}" for h in self.heads) * len(self.peers))
+        self._print(
+            f"{'epoch':>9}{'loss':>10}{'lr':>8}{'time':>7}" + "".join(f"{h:>8}" for h in self.heads) * len(self.peers)
+        )
         self.task = self.bar.add_task("", total=steps, completed=done)
         with self.bar:
             yield
@@ -53,7 +55,9 @@ class ConsoleProgress:
     def epoch(self, record: dict) -> None:
         """Print an epoch's line."""
         metrics = record["metrics"]
-        line = f"{record['epoch']:>5}/{self.epochs:<3}{metrics['train/loss']:>10.3f}{metrics['train/learning_rate']:>8.4f}"
+        line = (
+            f"{record['epoch']:>5}/{self.epochs:<3}{metrics['train/loss']:>10.3f}{metrics['train/learning_rate']:>8.4f}"
+        )
         line += f"{metrics['train/seconds'] + metrics['test/seconds']:>6.1f}s"
         for peer in self.peers:
             names = (f"train/{peer}/own_head", f"test/{peer}/own_head", f"test/{peer}/ensemble")

@@ -11,9 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 class Cosine(LambdaLR):
     """lr/2 (1 + cos(pi t / T)) over the T epochs after the warm-up (SGDR, Loshchilov and Hutter, 2017, without restarts)."""
 
-    def __init__(
-        self, optimizer: Optimizer, epochs: Annotated[int, ">= 1"], warmup_epochs: Annotated[int, ">= 0"] = 0
-    ):
+    def __init__(self, optimizer: Optimizer, epochs: Annotated[int, ">= 1"], warmup_epochs: Annotated[int, ">= 0"] = 0):
         def factor(epoch: int) -> float:
             if epoch < warmup_epochs:
                 return _warmup(epoch, warmup_epochs)

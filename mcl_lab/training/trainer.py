@@ -58,7 +58,7 @@ class Trainer:
     objective: maps the cohort's output and labels to weighted scalar terms by name. optimizer: of all that the terms train.
     evaluations: by name (`test`, `validation`), batches to score after each epoch.
     parts: by name, all that has a state (state_dict, load_state_dict), what is named here included.
-    save: called with (state, step) for a checkpoint, at each epoch's end and every `checkpoint_steps` steps.
+    save: called with (state, whole epochs, steps) for a checkpoint, at each epoch's end and every `checkpoint_steps` steps.
     record: called with each epoch's record once its checkpoint is written.
     """
 
@@ -77,7 +77,7 @@ class Trainer:
         epochs: int,
         max_steps: int | None,
         checkpoint_steps: int | None,
-        save: Callable[[dict, int], None],
+        save: Callable[[dict, int, int], None],
         record: Callable[[dict], None],
         progress: Progress,
     ):
@@ -167,7 +167,10 @@ class Trainer:
         metrics = {
             "train/loss": totals["loss"],
             **{f"train/{name}": value for name, value in totals["terms"].items()},
-            **{f"train/{peer}/own_head": value for peer, value in zip(self.cohort.peers, totals["accuracy"], strict=True)},
+            **{
+                f"train/{peer}/own_head": value
+                for peer, value in zip(self.cohort.peers, totals["accuracy"], strict=True)
+            },
             "train/learning_rate": self.optimizer.param_groups[0]["lr"],
             "train/seconds": self.seconds,
             "train/images_per_second": totals["images"] / self.seconds,
@@ -183,7 +186,12 @@ class Trainer:
             for schedule in self.schedules:
                 schedule.step()
         position = self.position
-        record = {"epoch": position.epoch + 1, "step": position.step, "time_ms": time.time_ns() // 10**6, "metrics": metrics}
+        record = {
+            "epoch": position.epoch + 1,
+            "step": position.step,
+            "time_ms": time.time_ns() // 10**6,
+            "metrics": metrics,
+        }
         self.records.append(record)
         self.position = Position(epoch=position.epoch + 1, step=position.step)
         self.figures.reset()
@@ -201,7 +209,7 @@ class Trainer:
             for name, value in state["parts"][part].items():
                 if not torch.isfinite(value).all():
                     raise RunFailed(f"{part} {name} is not finite (NaN or infinite) after step {self.position.step}")
-        self.save(state, self.position.step)
+        self.save(state, self.position.epoch, self.position.step)
 
     def state_dict(self) -> dict:
         """All that going on needs: tensors and plain values."""

@@ -106,18 +106,18 @@ def test_summary(call, tmp_path):
 
 def test_clean(call, own_copy, lmcl_run, interrupted_run, baseline_run, tmp_path):
     finished, stopped = own_copy(baseline_run), own_copy(interrupted_run)
-    (finished / "checkpoints" / "step-000000003-0123456789abcdef.pt").write_bytes(bytes(2**20))
-    (stopped / "checkpoints" / ".step-000000015-0123456789abcdef.pt.tmp").write_bytes(bytes(2**19))
+    (finished / "checkpoints" / "step-000000003-00000-0123456789abcdef.pt").write_bytes(bytes(2**20))
+    (stopped / "checkpoints" / ".step-000000015-00000-0123456789abcdef.pt.tmp").write_bytes(bytes(2**19))
     never = tmp_path / "runs" / "never-trained"
     never.mkdir()
     (never / "config.yaml").write_bytes((stopped / "config.yaml").read_bytes())
     other = tmp_path / "runs" / "notes"
     other.mkdir()
     (other / "plan.txt").write_text("mine")
-    before = {path for path in (tmp_path / "runs").rglob("*")}
+    before = set((tmp_path / "runs").rglob("*"))
     needless = {
-        finished / "checkpoints" / "step-000000003-0123456789abcdef.pt",
-        stopped / "checkpoints" / ".step-000000015-0123456789abcdef.pt.tmp",
+        finished / "checkpoints" / "step-000000003-00000-0123456789abcdef.pt",
+        stopped / "checkpoints" / ".step-000000015-00000-0123456789abcdef.pt.tmp",
         never,
     }
 
@@ -142,7 +142,7 @@ def test_clean_leaves_what_a_run_between_result_and_last_word_needs(call, own_co
     folder = own_copy(baseline_run)
     words = json.loads((folder / "status.json").read_text())
     (folder / "status.json").write_text(json.dumps(words | {"state": "running"}))
-    checkpoint = folder / "checkpoints" / "step-000000006-0123456789abcdef.pt"
+    checkpoint = folder / "checkpoints" / "step-000000006-00000-0123456789abcdef.pt"
     checkpoint.write_bytes(b"the end")
     assert call("task=clean", "task.delete=true").status == 0
     assert checkpoint.exists()

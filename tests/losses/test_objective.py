@@ -181,7 +181,9 @@ def test_objective_owns_its_parts_but_not_the_weight_network():
     weight_network = nn.Linear(2, 2)
     aggregator, contrastive = Aggregator(WIDTHS, HEADS), MutualContrastiveLearning(WIDTHS, HEADS)
     terms = {"contrastive": contrastive}
-    objective = Objective(terms, aggregator=aggregator, pair_weights=lambda embeddings: weight_network(embeddings[0][0]))
+    objective = Objective(
+        terms, aggregator=aggregator, pair_weights=lambda embeddings: weight_network(embeddings[0][0])
+    )
     assert set(objective.parameters()) == {*aggregator.parameters(), *contrastive.parameters()}
 
 

@@ -36,7 +36,7 @@ DAMAGE = {
 
 def test_round_trip(checkpoints):
     assert checkpoints.newest() is None and not checkpoints.folder.exists()
-    path = checkpoints.save(state(3), 3)
+    path = checkpoints.save(state(3), 0, 3)
     for found in (checkpoints.newest(), read(path)):
         assert found["data"] == FACTS["data"] and found["position"] == {"step": 3}
         assert torch.equal(found["parts"]["cohort"]["weight"], torch.full((300,), 3.0))
@@ -44,24 +44,24 @@ def test_round_trip(checkpoints):
 
 def test_the_last_two_are_kept(checkpoints):
     for step in (5, 9, 10, 99, 100, 1000):
-        checkpoints.save(state(step), step)
+        checkpoints.save(state(step), 0, step)
         assert checkpoints.newest()["position"]["step"] == step
     assert steps(checkpoints) == [100, 1000]
 
 
 def test_the_last_of_one_step_counts(checkpoints):
     """Whatever their checksums, by which the names would sort."""
-    checkpoints.save(state(1), 1)
+    checkpoints.save(state(1), 0, 1)
     for value in range(20):
-        checkpoints.save(state(value), 7)
+        checkpoints.save(state(value), 0, 7)
         assert checkpoints.newest()["position"]["step"] == value
-    checkpoints.save(state(19), 7)  # the same once more
+    checkpoints.save(state(19), 0, 7)  # the same once more
     assert checkpoints.newest()["position"]["step"] == 19 and steps(checkpoints) == [1, 7]
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damage(checkpoints, damage, caplog):
-    first, second = checkpoints.save(state(1), 1), checkpoints.save(state(2), 2)
+    first, second = checkpoints.save(state(1), 0, 1), checkpoints.save(state(2), 0, 2)
     second.write_bytes(damage(second.read_bytes()))
     with pytest.raises(InputError, match=f"^task.checkpoint: {second} is damaged"):
         read(second)
@@ -75,21 +75,21 @@ def test_damage(checkpoints, damage, caplog):
 
 def test_going_on_after_damage(checkpoints):
     """A damaged checkpoint of a later step never pushes out the intact ones."""
-    checkpoints.save(state(10), 10)
-    damaged = checkpoints.save(state(20), 20)
+    checkpoints.save(state(10), 0, 10)
+    damaged = checkpoints.save(state(20), 0, 20)
     damaged.write_bytes(b"")
     for step in (12, 14, 16, 18):
-        checkpoints.save(state(step), step)
+        checkpoints.save(state(step), 0, step)
         assert checkpoints.newest()["position"]["step"] == step
-    checkpoints.save(state(20), 20)
+    checkpoints.save(state(20), 0, 20)
     assert checkpoints.newest()["position"]["step"] == 20 and len(list(checkpoints.folder.iterdir())) == 2
 
 
 def test_finish(checkpoints, tmp_path):
     with pytest.raises(InputError, match="^task.checkpoint: there is no checkpoint in"):
         newest_file(checkpoints.folder)
-    checkpoints.save(state(1), 1)
-    last = checkpoints.save(state(2), 2)
+    checkpoints.save(state(1), 0, 1)
+    last = checkpoints.save(state(2), 0, 2)
     assert newest_file(checkpoints.folder) == last
     networks = checkpoints.finish({"parts": {"cohort": {"weight": torch.ones(2)}}})
     assert newest_file(checkpoints.folder) == networks and steps_left(checkpoints) == 2
@@ -103,15 +103,15 @@ def steps_left(checkpoints):
 
 
 def test_a_write_that_fails_leaves_the_older_ones(checkpoints):
-    checkpoints.save(state(1), 1)
-    checkpoints.save(state(2), 2)
+    checkpoints.save(state(1), 0, 1)
+    checkpoints.save(state(2), 0, 2)
 
     def full(path, content):
         raise OSError(28, "No space left on device")
 
     checkpoints.write = full
     with pytest.raises(OSError, match="No space"):
-        checkpoints.save(state(3), 3)
+        checkpoints.save(state(3), 0, 3)
     assert steps(checkpoints) == [1, 2] and checkpoints.newest()["position"]["step"] == 2
 
 

@@ -170,7 +170,7 @@ class ToyRun:
             progress=self.shown,
         )
 
-    def _save(self, state, step):
+    def _save(self, state, _, step):
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self.saved.append((step, buffer.getvalue()))
