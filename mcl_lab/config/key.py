@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from mcl_lab.config.plain import leaves, plain
 
 _GROUPS = ("pair", "loss", "optimizer", "schedule", "data")
-TRAINER_KEYS = ("epochs", "max_steps", "precision")  # the trainer's settings that decide numbers
+TRAINER_KEYS = ("epochs", "max_steps", "precision", "channels_last")  # the trainer's settings that decide numbers
 
 
 def key_config(config: DictConfig) -> dict:

@@ -18,6 +18,7 @@ class MutualContrastiveLearning(nn.Module):
     """
 
     min_peers = 2
+    uses_pair_weights = True  # so the meta event trains the weights on this term
 
     def __init__(
         self,
@@ -45,22 +46,16 @@ class MutualContrastiveLearning(nn.Module):
         )
 
     def forward(self, batch: LossInput) -> dict[str, Tensor]:
-        return self.losses(batch.embeddings, batch.labels, batch.pair_weights)
-
-    def losses(
-        self, embeddings: Sequence[Sequence[Tensor]], labels: Tensor, pair_weights: Tensor | None
-    ) -> dict[str, Tensor]:
-        """`embeddings[i][k]` (B, D_i), labels (B,), pair weights (P, B) or None to weighted scalar losses by name."""
         if not self.weights:
             return {}
         projected = [
             [normalize(projection(embedding), dim=1) for projection, embedding in zip(*peer, strict=True)]
-            for peer in zip(self.projections, embeddings, strict=True)
+            for peer in zip(self.projections, batch.embeddings, strict=True)
         ]
         losses = mutual_contrastive(
             projected,
-            labels,
-            pair_weights,
+            batch.labels,
+            batch.pair_weights,
             temperature=self.temperature,
             kd_temperature=self.kd_temperature,
             terms=tuple(self.weights),

@@ -1,10 +1,10 @@
-"""What a term of the objective sees and returns.
+"""What a term of the objective sees. A term is a module that maps it to weighted scalar losses by name.
 
 S_i heads of peer i, B batch, C classes, D_i embedding width of peer i, P pairs of embeddings (contrastive.py).
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -17,10 +17,3 @@ class LossInput(NamedTuple):
     ensembles: Sequence[Tensor] | None  # [i] (B, C), the aggregator's, when there is one
     labels: Tensor  # (B,)
     pair_weights: Tensor | None  # (P, B), layer-matching weights; None: all 1
-
-
-class Term(Protocol):
-    """A part of the objective; as a module it owns its parameters."""
-
-    def __call__(self, batch: LossInput) -> dict[str, Tensor]:
-        """Weighted scalar losses by name."""

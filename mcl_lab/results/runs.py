@@ -16,13 +16,15 @@ def read_result(folder: Path) -> dict | None:
 
 
 def read_results(runs: Path) -> list[dict]:
-    """The results of all finished runs in a folder of run folders."""
+    """The results of all finished runs in a folder of run folders; what else lies there is passed over."""
     results = (read_result(folder) for folder in sorted(runs.iterdir()) if folder.is_dir())
-    return [result for result in results if result is not None]
+    return [
+        result for result in results if isinstance(result, dict) and {"loss", "recipe_key", "peers"} <= result.keys()
+    ]
 
 
 def baseline_accuracies(results: Sequence[Mapping], like: Mapping, network: Mapping) -> list[float]:
-    """The headline accuracies (%) of `network` (a peer's node of the config) trained alone, one for each seed at hand.
+    """The headline accuracies (%) of `network` (a peer's node of the config) trained alone, one for each peer and seed.
 
     like: the result to compare with; only runs of the same data, schedule, optimizer and precision count (`recipe_key`).
     """

@@ -1,5 +1,6 @@
 """From a config to the objects of a run. All that they refuse is an InputError, and nothing is written."""
 
+import hashlib
 import inspect
 import os
 from collections.abc import Iterable
@@ -18,7 +19,9 @@ from mcl_lab.data.loaders import EvaluationBatches, TrainingBatches
 from mcl_lab.errors import InputError
 from mcl_lab.losses.classification import classification
 from mcl_lab.losses.objective import Objective
+from mcl_lab.losses.term import LossInput
 from mcl_lab.networks.cohort import Cohort
+from mcl_lab.networks.staged import StagedNetwork
 
 
 def create(key: str, node: DictConfig, **offered):
@@ -26,7 +29,10 @@ def create(key: str, node: DictConfig, **offered):
 
     Raises InputError(key) for what the constructor refuses.
     """
-    target = hydra.utils.get_object(node._target_)
+    try:
+        target = hydra.utils.get_object(node._target_)
+    except ImportError as error:
+        raise InputError(f"{key}._target_", f"cannot be imported: {error}") from error
     asked = inspect.signature(target).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in asked.values())
     arguments = OmegaConf.to_container(node, resolve=True)
@@ -47,6 +53,8 @@ def use_device(trainer: DictConfig) -> torch.device:
         raise InputError(
             "trainer.device", f"{name} is not there ({torch.cuda.device_count()} CUDA devices); use cpu or auto"
         )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # whose stream events and copies are then on
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
     if trainer.precision == "tf32" and device.type == "cpu":
@@ -61,11 +69,13 @@ def use_device(trainer: DictConfig) -> torch.device:
 
 
 class DataFacts(NamedTuple):
-    """What of the data a trained network cannot do without: `mean` and `std` per channel, of images in [0, 1]."""
+    """What of the data goes with the trained networks: `mean` and `std` per channel, of images in [0, 1]; `checksum` of
+    the training images and labels (SHA-256, first 16 digits)."""
 
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    checksum: str
 
 
 @dataclass(frozen=True)
@@ -91,8 +101,14 @@ def build_data(data: DictConfig, device: torch.device) -> Data:
     return Data(
         train=train.to(device),
         evaluated={name: images.to(device) for name, images in evaluated.items()},
-        facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std)),
+        facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std), _checksum(train)),
     )
+
+
+def _checksum(images: ImageSet) -> str:
+    content = hashlib.sha256(images.images.numpy())
+    content.update(images.labels.numpy())
+    return content.hexdigest()[:16]
 
 
 def training_batches(config: DictConfig, data: Data) -> TrainingBatches:
@@ -130,7 +146,9 @@ class Learners:
     virtual_losses: nn.Module | None
 
 
-def build_learners(config: DictConfig, num_classes: int, device: torch.device) -> Learners:
+def build_learners(
+    config: DictConfig, num_classes: int, device: torch.device, image_size: tuple[int, int] = (32, 32)
+) -> Learners:
     """The cohort and its objective, freshly initialised from PyTorch's random state."""
     cohort = Cohort(
         {key: build_network(config.pair.peers[key], key, num_classes) for key in sorted(config.pair.peers)},
@@ -144,32 +162,46 @@ def build_learners(config: DictConfig, num_classes: int, device: torch.device) -
         str(name): create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes).to(
             device
         )
-        for name, node in config.loss.items()
+        for name, node in sorted(config.loss.items())
         if isinstance(node, DictConfig) and name != "meta_event"
     }
     weight_network = nodes.pop("weight_network", None)
     aggregator = nodes.pop("aggregator", None)
     if not nodes and aggregator is None:
         raise InputError("loss", "has no term left")
-    weighted = nodes.get("mutual_contrastive")
-    if weighted is None or not weighted.weights:
+    weighted = [term for term in nodes.values() if getattr(term, "uses_pair_weights", False)]
+    if not weighted:
         weight_network = None  # there is nothing to weigh
     objective = Objective(nodes, aggregator=aggregator, pair_weights=_without_gradient(weight_network))
     virtual_losses = VirtualLosses(cohort, weighted) if weight_network is not None else None
-    _refuse_weightless(cohort, objective, device)
+    _refuse_weightless(cohort, objective, device, image_size)
     return Learners(cohort, objective, weight_network, virtual_losses)
 
 
 def build_network(node: DictConfig, key: str, num_classes: int) -> nn.Module:
     """A peer's network from its node of the config."""
+    if hasattr(nn.ModuleDict, key):
+        raise InputError(f"pair.peers.{key}", "is a name that PyTorch's modules use themselves; choose another")
     arguments = OmegaConf.masked_copy(node, [name for name in node if name != "name"])
-    return create(f"pair.peers.{key}", arguments, num_classes=num_classes)
+    network = create(f"pair.peers.{key}", arguments, num_classes=num_classes)
+    if not isinstance(network, StagedNetwork):
+        raise InputError(f"pair.peers.{key}._target_", f"{node._target_} is no StagedNetwork (mcl_lab.networks.staged)")
+    return network
 
 
 def build_optimizer(config: DictConfig, params: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
     """An optimizer of `params` with its schedule."""
     optimizer = create("optimizer", config.optimizer, params=list(params))
-    return optimizer, create("schedule", config.schedule, optimizer=optimizer, epochs=config.trainer.epochs)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise InputError(
+            "optimizer._target_", "LBFGS evaluates the loss several times a step, which the trainer does not"
+        )
+    schedule = create("schedule", config.schedule, optimizer=optimizer, epochs=config.trainer.epochs)
+    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise InputError(
+            "schedule._target_", "ReduceLROnPlateau goes by a figure; the schedule is a function of the epoch"
+        )
+    return optimizer, schedule
 
 
 def build_meta_event(config: DictConfig, learners: Learners, optimizer: Optimizer):
@@ -186,27 +218,28 @@ def build_meta_event(config: DictConfig, learners: Learners, optimizer: Optimize
 
 
 class VirtualLosses(nn.Module):
-    """What the virtual steps of a meta event change, the cohort and its projection heads, and the losses they descend on."""
+    """What the virtual steps of a meta event change, the cohort and the terms' own parameters, and what they descend on."""
 
-    def __init__(self, cohort: Cohort, contrastive: nn.Module):
+    def __init__(self, cohort: Cohort, weighted_terms: Iterable[nn.Module]):
         super().__init__()
         self.cohort = cohort
-        self.contrastive = contrastive
+        self.weighted_terms = nn.ModuleList(weighted_terms)
 
     def forward(self, images: Tensor, labels: Tensor, weight_network: nn.Module | None) -> Tensor:
-        """The weighted contrastive terms; without weights the heads' cross-entropy, which judges the weights."""
+        """The terms under the weight network's weights; without one the heads' cross-entropy, which judges the weights."""
         embeddings, logits = self.cohort(images)
         if weight_network is None:
             return classification(logits, labels)
-        return sum(self.contrastive.losses(embeddings, labels, weight_network(embeddings)).values())
+        batch = LossInput(embeddings, logits, None, labels, weight_network(embeddings))
+        return sum(loss for term in self.weighted_terms for loss in term(batch).values())
 
 
-def _refuse_weightless(cohort: Cohort, objective: Objective, device: torch.device) -> None:
+def _refuse_weightless(cohort: Cohort, objective: Objective, device: torch.device, image_size: tuple[int, int]) -> None:
     """A trial on two blank images: an objective whose weights are all 0 has no terms."""
     cohort.eval()
     with torch.no_grad():
         terms = objective(
-            cohort(torch.zeros(2, 3, 32, 32, device=device)), torch.zeros(2, dtype=torch.int64, device=device)
+            cohort(torch.zeros(2, 3, *image_size, device=device)), torch.zeros(2, dtype=torch.int64, device=device)
         )
     cohort.train()
     if not terms:

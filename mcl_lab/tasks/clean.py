@@ -5,24 +5,24 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mcl_lab.config.stored import FILE_NAME
 from mcl_lab.errors import InputError
+from mcl_lab.tasks.folders import is_untrained, run_folders
 from mcl_lab.tracking.journal import is_finished
 from mcl_lab.tracking.lock import is_held
 
 
 def clean(config: DictConfig, *, runs: str = "runs", delete: bool = False) -> None:
-    """List, and delete when `delete`, what no run needs any more: checkpoints of finished runs for going on, temporary files
-    that a crash left behind, and folders of runs that never wrote a checkpoint. A folder in use is left alone.
+    """List, and delete when `delete`, what no run needs any more: checkpoints of finished runs for going on, temporary
+    files that a crash left behind, and folders of runs that were stopped before their first checkpoint. A folder in use,
+    or with files that are not a run's, is left alone.
 
     runs: a run folder, or a folder of them. Raises InputError("task.runs").
     """
     root = Path(runs)
     if not root.is_dir():
         raise InputError("task.runs", f"there is no folder {root}")
-    folders = [root] if (root / FILE_NAME).exists() else sorted(path.parent for path in root.glob(f"*/{FILE_NAME}"))
     total = 0
-    for folder in folders:
+    for folder in run_folders(root):
         for path in [] if is_held(folder) else _needless(folder):
             size = _size(path)
             total += size
@@ -36,14 +36,10 @@ def clean(config: DictConfig, *, runs: str = "runs", delete: bool = False) -> No
 
 
 def _needless(folder: Path) -> list[Path]:
-    checkpoints = sorted((folder / "checkpoints").glob("step-*.pt"))
-    if is_finished(folder):
-        return checkpoints + _temporary(folder)
-    return _temporary(folder) if checkpoints else [folder]
-
-
-def _temporary(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob(".*.tmp") if path.is_file())
+    if is_untrained(folder):
+        return [folder]
+    steps = (folder / "checkpoints").glob("step-*.pt") if is_finished(folder) else []
+    return sorted([*steps, *folder.rglob(".*.tmp")])
 
 
 def _size(path: Path) -> int:

@@ -12,9 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mcl_lab.config.compose import CONF, overrides
-from mcl_lab.results.runs import HEADLINE, baseline_accuracies, read_result, read_results
+from mcl_lab.results.runs import (
+    HEADLINE,
+    baseline_accuracies,
+    read_result,
+    read_results,
+)
 from mcl_lab.tasks.screen import table
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
+from mcl_lab.tracking.journal import read_record
 
 COLUMNS = {  # figures of result.json
     HEADLINE: "own head,\nlast epoch",
@@ -62,7 +68,7 @@ def baseline_command(config: DictConfig, key: str, network: str) -> str | None:
     """The command that trains peer `key`, a `network`, alone by this run's recipe; None for one without a file of that name."""
     if not (CONF / "pair" / "single" / f"{network}.yaml").exists():
         return None
-    own = ("pair", "loss", "network", "hydra", "resume", "task")
+    own = ("pair", "loss", "network", "hydra", "resume", "task", "tracking.")
     kept = [word for word in overrides(config) if not word.lstrip("+~").startswith(own)]
     peer = f"pair.peers.{key}."
     kept += [word.replace(peer, "pair.peers.a.") for word in overrides(config) if word.lstrip("+~").startswith(peer)]
@@ -75,6 +81,8 @@ def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
     """How to look at the recorded run, or how to deliver a record that could not be."""
     if config.tracking.uri is None:
         return []
+    if read_record(folder)["uri"] is None:
+        return [("not recorded", "this run was made with tracking=none")]
     sync = shlex.join([_relative(sys.executable), _relative(sys.argv[0]), "task=sync", f"task.runs={folder}"])
     if not wait_delivered(folder, config.tracking.wait):
         return [("not yet recorded", f"{delivery_error(folder) or 'the tracking server is slow'}; later: {sync}")]

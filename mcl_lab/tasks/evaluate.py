@@ -7,6 +7,7 @@ from typing import Literal
 from omegaconf import DictConfig, OmegaConf
 
 from mcl_lab.config.compose import overrides, parse
+from mcl_lab.config.key import TRAINER_KEYS
 from mcl_lab.config.stored import read_config
 from mcl_lab.errors import InputError
 from mcl_lab.tasks import build
@@ -29,18 +30,18 @@ def evaluate(config: DictConfig, *, checkpoint: str, format: Literal["table", "j
     run = read_config(folder, "task.checkpoint")
     state = read(newest_file(path / "checkpoints") if path.is_dir() else path)
     facts = build.DataFacts(**state["data"])
-    run.trainer = config.trainer
+    computed_as = {name: run.trainer[name] for name in TRAINER_KEYS}  # in the run's own precision
+    run.trainer = OmegaConf.merge(config.trainer, computed_as)
     device = build.use_device(run.trainer)
-    learners = build.build_learners(run, len(facts.classes), device)
-    for name, part in (("cohort", learners.cohort), ("objective", learners.objective)):
-        part.load_state_dict(state["parts"][name])
-
     data = config.data if _names_data(config) else _own_data(run, config)
     images = build.read_images(data).test.to(device)
     if images.classes != facts.classes:
         raise InputError(
             "data", f"{data.name} does not have the classes of {run.data.name}, on which the networks were trained"
         )
+    learners = build.build_learners(run, len(facts.classes), device, images.images.shape[-2:])
+    for name, part in (("cohort", learners.cohort), ("objective", learners.objective)):
+        part.load_state_dict(state["parts"][name])
     batches = build.evaluation_batches(images, facts, run)
     accuracies = accuracies_of(learners.cohort, learners.objective.ensembles, batches)
     if format == "json":

@@ -62,7 +62,7 @@ def result_of(config: DictConfig, records: list[dict], device: torch.device) -> 
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
             "threads": torch.get_num_threads(),
             "host": platform.node(),
-            "command": sys.argv[1:],
+            "command": [word for word in sys.argv[1:] if "tracking." not in word],  # where passwords are
         },
     }
 

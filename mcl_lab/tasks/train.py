@@ -15,6 +15,7 @@ from mcl_lab.config.stored import FILE_NAME, read_config, to_yaml
 from mcl_lab.errors import InputError, Interrupted
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
+from mcl_lab.tasks.folders import foreign
 from mcl_lab.tasks.record import record_of, result_of
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
@@ -27,7 +28,7 @@ from mcl_lab.training.progress import ConsoleProgress
 from mcl_lab.training.randomness import seed_everything
 from mcl_lab.training.trainer import Trainer
 
-KEPT = ("cohort", "objective", "weight_network")  # of a finished run
+NETWORKS = ("cohort", "objective", "weight_network")  # what a finished run keeps
 log = logging.getLogger("mcl_lab")
 
 
@@ -67,7 +68,7 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
     device = build.use_device(config.trainer)
     seed_everything(config.seed)
     data = build.build_data(config.data, device)
-    learners = build.build_learners(config, len(data.train.classes), device)
+    learners = build.build_learners(config, len(data.train.classes), device, data.train.images.shape[-2:])
     batches = build.training_batches(config, data)
 
     cohort, objective, weight_network = learners.cohort, learners.objective, learners.weight_network
@@ -119,6 +120,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     trainer, checkpoints, journal = run.trainer, run.checkpoints, run.journal
     state = checkpoints.newest()
     if state:
+        refuse_other_data(state["data"], checkpoints.facts["data"])
         trainer.load_state_dict(state)
     if not (folder / FILE_NAME).exists():
         write_atomically(folder / FILE_NAME, to_yaml(config))
@@ -137,7 +139,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     try:
         records = trainer.fit()
         checkpoints.finish(
-            {"parts": {name: trainer.parts[name].state_dict() for name in KEPT if name in trainer.parts}}
+            {"parts": {name: trainer.parts[name].state_dict() for name in NETWORKS if name in trainer.parts}}
         )
         write_json(folder / "result.json", result_of(config, records, trainer.device))
     except BaseException as error:
@@ -145,19 +147,30 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
         journal.status("interrupted" if stopped else "failed", str(error))
         log.error("%s", error, exc_info=not stopped)
         raise
-    journal.status("finished")
-    checkpoints.drop_steps()
     log.info("finished")
+    journal.status("finished")  # the last word: what is read by others is whole
+    checkpoints.drop_steps()
 
 
 def refuse_other_run(config: DictConfig, folder: Path) -> None:
     """Raise InputError when the folder belongs to another config, saying what differs."""
     if not (folder / FILE_NAME).exists():
+        if others := foreign(folder):
+            raise InputError(
+                "hydra.run.dir", f"{folder} holds other files ({others[0]}, ...); name a new or empty folder"
+            )
         return
     stored = read_config(folder, "hydra.run.dir")
     if run_key(stored) != run_key(config):
         changed = "; ".join(differences(key_config(stored), key_config(config)))
         raise InputError("hydra.run.dir", f"{folder} belongs to a run of another config: {changed}")
+
+
+def refuse_other_data(before: dict, now: dict) -> None:
+    """Raise InputError when the images are not those that the run began with: a folder's content is not in its key."""
+    changed = [name for name in before if before[name] != now[name]]
+    if changed:
+        raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
 
 
 def make_folder(folder: Path) -> None:

@@ -13,19 +13,40 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mcl_lab.tracking.delivery import end_state, is_delivered, read_delivery, started_ms, write_delivery
+from mcl_lab.tracking.delivery import (
+    end_state,
+    is_delivered,
+    read_delivery,
+    started_ms,
+    write_delivery,
+)
 from mcl_lab.tracking.files import exclusive, read_json
-from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_epochs, read_record, read_status
+from mcl_lab.tracking.journal import (
+    METRICS,
+    RECORD,
+    STATUS,
+    read_epochs,
+    read_record,
+    read_status,
+)
 from mcl_lab.tracking.lock import LOCK
 from mcl_lab.tracking.uri import connectable_uri, sqlite_file
 
-# Read by MLflow when it is imported or connects. A pass that fails is done again as a whole, so MLflow's own retries
-# would only hide it for minutes; and a request repeated behind our back could make a run twice.
-os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # MLflow complains where there is no git
+
+def _configure_mlflow() -> None:
+    """MLflow's settings, which it reads from the environment, some when it is imported and some at each request.
+
+    A pass that fails is done again as a whole: MLflow's own retries would only hide it for minutes, and a request repeated
+    behind our back could make a run twice.
+    """
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # MLflow complains where there is no git
+
+
+_configure_mlflow()
 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
@@ -51,6 +72,7 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     record = read_record(folder)
     if record is None or record["uri"] is None:
         return True
+    _configure_mlflow()
     status = read_status(folder)  # before the journal: when it says the end, the journal is complete
     delivery = read_delivery(folder, record)
 

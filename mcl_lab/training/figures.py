@@ -59,7 +59,7 @@ class EpochFigures:
             self._arrived = self.sums.tolist()
             return
         if self._copied is None:
-            self._host = torch.empty_like(self.sums, device="cpu", pin_memory=True)
+            self._host = torch.zeros_like(self.sums, device="cpu", pin_memory=True)
             self._copied = torch.cuda.Event()
         elif not self._copied.query():
             return
@@ -69,11 +69,11 @@ class EpochFigures:
         self._copied.record()
 
     def latest(self) -> dict[str, float | list[float]] | None:
-        """The newest means that have arrived: see `totals`; None before the first."""
+        """The newest means that have arrived, None before the first; else as `totals`, RunFailed included."""
         return self._means(self._arrived) if self._arrived else None
 
     def totals(self) -> dict[str, float | list[float]]:
-        """Means over the epoch's images so far: `loss`, each term by name, `accuracy` (% of each peer's own head), `images`.
+        """Means over the epoch's images so far: `loss`, `terms` by name, `accuracy` (% of each peer's own head); `images`.
 
         Raises RunFailed that names the term and the step when a term has not been finite.
         """

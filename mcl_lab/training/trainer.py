@@ -100,6 +100,8 @@ class Trainer:
         self.records: list[dict] = []
         self.figures = EpochFigures(device)
         self.seconds = 0.0  # of the epoch's training steps so far
+        self.stop = StopRequest()
+        self._before_event: dict | None = None
 
     @property
     def finished(self) -> bool:
@@ -114,7 +116,7 @@ class Trainer:
         """
         steps = min(self.epochs * len(self.batches), self.max_steps or float("inf"))
         shown = self.progress.of(epochs=self.epochs, steps=steps, done=self.position.step)
-        with StopRequest() as self.stop, shown:
+        with self.stop, shown:
             try:
                 while not self.finished:
                     self._train_epoch()
@@ -144,6 +146,8 @@ class Trainer:
             if self.checkpoint_steps and position.step % self.checkpoint_steps == 0:
                 self._checkpoint()
             self.stop.check()
+        self.figures.totals()  # waits for the device, whose time counts
+        self.seconds = time.monotonic() - started
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         output = self.cohort(images)
@@ -180,7 +184,7 @@ class Trainer:
             accuracies = evaluate(self.cohort, self.objective.ensembles, self.stop.guard(batches))
             for peer, heads in accuracies["top1"].items():
                 metrics |= {f"{name}/{peer}/{head}": value for head, value in heads.items()}
-        metrics["test/seconds"] = time.monotonic() - started
+        metrics["evaluation/seconds"] = time.monotonic() - started
         with warnings.catch_warnings():  # of an optimizer whose steps were done before this process resumed the run
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             for schedule in self.schedules:

@@ -10,6 +10,7 @@ from mcl_lab.losses.contrastive import TERMS, mutual_contrastive
 from mcl_lab.losses.distillation import LogitDistillation, distillation
 from mcl_lab.losses.mutual_contrastive import MutualContrastiveLearning
 from mcl_lab.losses.objective import Objective
+from mcl_lab.losses.term import LossInput
 from mcl_lab.meta.weight_network import WeightNetwork
 from mcl_lab.networks.cohort import CohortOutput
 
@@ -38,7 +39,8 @@ def test_contrastive_losses_and_gradients(golden, assert_agrees, term):
 
 def test_contrastive_learning_weighted_by_the_weight_network(golden, assert_agrees):
     mutual_contrastive_learning, weight_network = contrastive_term(golden), authors_weight_network(golden)
-    losses = mutual_contrastive_learning.losses(golden.embeddings, golden.labels, weight_network(golden.embeddings))
+    weights = weight_network(golden.embeddings)
+    losses = mutual_contrastive_learning(LossInput(golden.embeddings, None, None, golden.labels, weights))
     for term, weight in {"vcl": 0.1, "soft_vcl": 1.0, "icl": 0.1, "soft_icl": 1.0}.items():
         assert_agrees(losses[term].detach(), weight * golden.values[f"loss.lwn.{term}"], term)
     inner_objective = sum(losses.values())

@@ -156,9 +156,9 @@ def test_terms_are_weighted_by_what_pair_weights_says():
     weights = torch.rand(pairs, B, dtype=torch.float64)
     contrastive = MutualContrastiveLearning(WIDTHS, HEADS).double()
     objective = Objective({"contrastive": contrastive}, pair_weights=lambda embeddings: weights)
-    assert objective(output, labels) == contrastive.losses(output.embeddings, labels, weights)
+    assert objective(output, labels) == contrastive(LossInput(*output, None, labels, weights))
     unweighted = Objective({"contrastive": contrastive})(output, labels)
-    ones = contrastive.losses(output.embeddings, labels, torch.ones_like(weights))
+    ones = contrastive(LossInput(*output, None, labels, torch.ones_like(weights)))
     assert all(value.item() == pytest.approx(ones[name].item(), rel=1e-12) for name, value in unweighted.items())
 
 

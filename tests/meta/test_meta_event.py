@@ -55,7 +55,7 @@ def make(networks=COHORTS["homogeneous"], dtype=torch.float64, autocast=None, ev
     cohort = Cohort(networks(), branches=True, autocast=autocast).to(dtype)
     contrastive = MutualContrastiveLearning(cohort.widths, cohort.heads, width=10).to(dtype)
     weight_network = WeightNetwork(cohort.widths, cohort.heads, width=10).to(dtype)
-    losses = VirtualLosses(cohort, contrastive)
+    losses = VirtualLosses(cohort, [contrastive])
     optimizer = torch.optim.SGD(weight_network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     return SimpleNamespace(
         event=MetaEvent(losses, weight_network, optimizer, every=every, **{**STEPS, **steps}),
@@ -160,7 +160,7 @@ def test_paper_recipe_from_the_config(unrolled):
     small = [f"pair.peers.{peer}.{key}" for peer in "ab" for key in ("blocks=[1,1]", "widths=[3,4]")]
     torch.manual_seed(0)
     config = compose(["pair=resnet8", "loss=lmcl", *small])
-    learners = build_learners(config, num_classes=4, device=torch.device("cpu"))
+    learners = build_learners(config, 4, torch.device("cpu"))
     for module in (learners.cohort, learners.objective, learners.weight_network):
         module.double()
     optimizer = torch.optim.SGD(learners.weight_network.parameters(), lr=LR)
