@@ -54,9 +54,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
     """One list of overrides for each run of a multirun, in the order and form of Hydra's own sweeper."""
-    from hydra._internal.core_plugins.basic_sweeper import (
-        BasicSweeper,  # there is no public name for it
-    )
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # there is no public name for it
 
     try:
         return BasicSweeper.split_arguments(parse(overrides), max_batch_size=None)[0]

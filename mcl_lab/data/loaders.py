@@ -11,11 +11,7 @@ from torch import Tensor
 
 from mcl_lab.data.augmentation import CropFlip
 from mcl_lab.data.datasets import ImageSet
-from mcl_lab.data.sampling import (
-    check_class_balance,
-    class_balanced_batches,
-    shuffled_batches,
-)
+from mcl_lab.data.sampling import check_class_balance, class_balanced_batches, shuffled_batches
 from mcl_lab.errors import InputError
 
 Batch = tuple[Tensor, Tensor]  # images (B, 3, H, W) float32, normalised; labels (B,) int64

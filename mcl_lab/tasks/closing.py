@@ -12,12 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mcl_lab.config.compose import CONF, overrides
-from mcl_lab.results.runs import (
-    HEADLINE,
-    baseline_accuracies,
-    read_result,
-    read_results,
-)
+from mcl_lab.results.runs import HEADLINE, baseline_accuracies, read_result, read_results
 from mcl_lab.tasks.screen import table
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
 from mcl_lab.tracking.journal import read_record

@@ -4,13 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mcl_lab.errors import InputError, RunFailed
-from mcl_lab.tracking.delivery import (
-    NOT_INSTALLED,
-    SENDER_LOCK,
-    is_delivered,
-    note_failure,
-    one_line,
-)
+from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, is_delivered, note_failure, one_line
 from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import RECORD, read_record, read_status
 from mcl_lab.tracking.lock import is_held
@@ -56,9 +50,7 @@ def _sync_one(folder: Path) -> tuple[str, bool]:
         if is_delivered(folder, vanished=vanished):
             return f"already in {record['uri']}", True
         try:
-            from mcl_lab.tracking.mlflow_store import (
-                deliver,  # costs seconds: only when there is something to deliver
-            )
+            from mcl_lab.tracking.mlflow_store import deliver  # costs seconds: only when there is something to deliver
         except ImportError:
             raise RunFailed(NOT_INSTALLED) from None
         try:

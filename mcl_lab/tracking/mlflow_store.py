@@ -13,22 +13,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mcl_lab.tracking.delivery import (
-    end_state,
-    is_delivered,
-    read_delivery,
-    started_ms,
-    write_delivery,
-)
+from mcl_lab.tracking.delivery import end_state, is_delivered, read_delivery, started_ms, write_delivery
 from mcl_lab.tracking.files import exclusive, read_json
-from mcl_lab.tracking.journal import (
-    METRICS,
-    RECORD,
-    STATUS,
-    read_epochs,
-    read_record,
-    read_status,
-)
+from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_epochs, read_record, read_status
 from mcl_lab.tracking.lock import LOCK
 from mcl_lab.tracking.uri import connectable_uri, sqlite_file
 

@@ -17,14 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mcl_lab
-from mcl_lab.tracking.delivery import (
-    NOT_INSTALLED,
-    SENDER_LOCK,
-    end_state,
-    is_delivered,
-    note_failure,
-    one_line,
-)
+from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, end_state, is_delivered, note_failure, one_line
 from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_record, read_status
 from mcl_lab.tracking.processes import is_alive, process_start, this_host
@@ -75,9 +68,7 @@ def follow(
     start = process_start(pid)
     with exclusive(folder / SENDER_LOCK):
         try:
-            from mcl_lab.tracking.mlflow_store import (
-                deliver,  # here: it costs seconds, and may be missing
-            )
+            from mcl_lab.tracking.mlflow_store import deliver  # here: it costs seconds, and may be missing
         except ImportError as error:
             _log(f"{NOT_INSTALLED} ({error})")
             note_failure(folder, NOT_INSTALLED, failures=1, ended=False, gave_up=True)

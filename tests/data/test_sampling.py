@@ -7,11 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcl_lab.data.sampling import (
-    check_class_balance,
-    class_balanced_batches,
-    shuffled_batches,
-)
+from mcl_lab.data.sampling import check_class_balance, class_balanced_batches, shuffled_batches
 from mcl_lab.errors import InputError
 
 

@@ -9,18 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import (
-    BASELINE,
-    LMCL,
-    assert_same_run,
-    end,
-    fork,
-    main_in,
-    only_folder,
-    result,
-    start,
-    status,
-)
+from runs import BASELINE, LMCL, assert_same_run, end, fork, main_in, only_folder, result, start, status
 
 HETEROGENEOUS = [*LMCL, "pair=resnet8_resnet20", "pair.peers.b.widths=[4,4,4]"]
 KEYS = {

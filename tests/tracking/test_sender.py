@@ -14,14 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mcl_lab.tracking.delivery import (
-    SENDER_LOCK,
-    delivery_error,
-    is_delivered,
-    one_line,
-    ui_hint,
-    wait_delivered,
-)
+from mcl_lab.tracking.delivery import SENDER_LOCK, delivery_error, is_delivered, one_line, ui_hint, wait_delivered
 from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import Journal, read_status
 from mcl_lab.tracking.sender import follow, start_sender
