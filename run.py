@@ -26,9 +26,9 @@ from mcl_lab.errors import InputError, Interrupted, RunFailed
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0 done, 2 wrong input, any other for what failed."""
-    # A thread that waits for the others would otherwise spin, and take the core from the sender or another run: steps then
-    # take several times as long. OpenMP reads this when PyTorch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's threads spin while they wait for each other, by default so long that next to another busy process (the sender,
+    # a second run) a step takes several times as long; so few spins cost next to nothing. Read when PyTorch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         flags = parse(argv)

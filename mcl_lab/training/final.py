@@ -1,7 +1,7 @@
 """A run's final figures, from its epoch records: what counts as the result, each under its own name.
 
-The headline is `own_head_last_epoch`. The best-of figures choose by the data they report unless images were held out for
-validation: they are optimistic, and `best_of_all_heads_and_epochs` is the one that the L-MCL authors' code reports.
+The headline is `own_head_last_epoch`. A figure that is chosen by the test images is optimistic: the best epoch unless images
+were held out for validation, and always `best_of_all_heads_and_epochs`, the one that the L-MCL authors' code reports.
 """
 
 from collections.abc import Sequence
