@@ -41,6 +41,12 @@ def create(key: str, node: DictConfig, **offered):
         return target(**arguments, **{name: value for name, value in offered.items() if takes_all or name in asked})
     except (ValueError, RuntimeError) as error:  # what constructors raise, PyTorch's among them
         raise InputError(key, str(error)) from error
+    except TypeError as error:
+        if not takes_all or "argument" not in str(
+            error
+        ):  # else an argument that **kwargs handed on to what has no such
+            raise
+        raise InputError(key, str(error)) from error
 
 
 def use_device(trainer: DictConfig) -> torch.device:

@@ -58,7 +58,7 @@ class ConsoleProgress:
         line = (
             f"{record['epoch']:>5}/{self.epochs:<3}{metrics['train/loss']:>10.3f}{metrics['train/learning_rate']:>8.4f}"
         )
-        line += f"{metrics['train/seconds'] + metrics['evaluation/seconds']:>6.1f}s"
+        line += f"{metrics['train/seconds'] + metrics['train/evaluation_seconds']:>6.1f}s"
         for peer in self.peers:
             names = (f"train/{peer}/own_head", f"test/{peer}/own_head", f"test/{peer}/ensemble")
             line += "".join(f"{metrics[name]:>8.2f}" for name in names[: len(self.heads)])

@@ -184,7 +184,7 @@ class Trainer:
             accuracies = evaluate(self.cohort, self.objective.ensembles, self.stop.guard(batches))
             for peer, heads in accuracies["top1"].items():
                 metrics |= {f"{name}/{peer}/{head}": value for head, value in heads.items()}
-        metrics["evaluation/seconds"] = time.monotonic() - started
+        metrics["train/evaluation_seconds"] = time.monotonic() - started
         with warnings.catch_warnings():  # of an optimizer whose steps were done before this process resumed the run
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             for schedule in self.schedules:

@@ -92,7 +92,7 @@ def epochs(folder):
     records = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
     for record in records:
         del record["time_ms"]
-        for name in ("train/seconds", "train/images_per_second", "evaluation/seconds"):
+        for name in ("train/seconds", "train/images_per_second", "train/evaluation_seconds"):
             del record["metrics"][name]
     return records
 
