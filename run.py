@@ -133,7 +133,8 @@ def hand_over(argv: Sequence[str], search_path: Sequence[str] = ()) -> None:
 
 def report(error: InputError | RunFailed) -> int:
     """One line on stderr; returns the exit status."""
-    print(f"mcl_lab: error: {' '.join(str(error).split())}", file=sys.stderr)
+    kind = "stopped" if isinstance(error, Interrupted) else "error"
+    print(f"mcl_lab: {kind}: {' '.join(str(error).split())}", file=sys.stderr)
     return error.status
 
 

@@ -124,7 +124,8 @@ class Trainer:
             except Abandoned:
                 self._checkpoint(self._before_event if self.position.event_due else None)
                 raise Interrupted(
-                    f"stopped by {self.stop.name} after step {self.position.step}, with a checkpoint", self.stop.signal
+                    f"by {self.stop.name} after step {self.position.step}; the same command goes on from there",
+                    self.stop.signal,
                 ) from None
         return self.records
 

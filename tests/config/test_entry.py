@@ -55,7 +55,7 @@ def test_a_signal_ends_a_multirun(calls, empty_folder):
     [
         ("input", 2, "mcl_lab: error: task.label: refused here\n"),
         ("run", 1, "mcl_lab: error: the loss is NaN\n"),
-        ("signal", 143, "mcl_lab: error: stopped\n"),
+        ("signal", 143, "mcl_lab: stopped: stopped\n"),
         ("keyboard", 130, "mcl_lab: interrupted\n"),
     ],
 )

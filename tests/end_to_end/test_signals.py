@@ -18,7 +18,7 @@ def test_stop_and_go_on(number, step, call, stopping, lmcl_run, tmp_path):
     with stopping(step, number):
         ended = call(*LMCL, "tracking=none")
     assert ended.status == 128 + number
-    assert ended.err == f"mcl_lab: error: stopped by {number.name} after step {step}, with a checkpoint\n"
+    assert ended.err == f"mcl_lab: stopped: by {number.name} after step {step}; the same command goes on from there\n"
     folder = only_folder(tmp_path)
     assert read(newest_file(folder / "checkpoints"))["position"]["step"] == step
     assert status(folder) == "interrupted" and not (folder / "result.json").exists()
@@ -36,7 +36,7 @@ def test_sigterm_and_mlflow(lmcl_run, store, tmp_path):
     process.send_signal(signal.SIGTERM)
     ended = end(process)
     assert ended.status == 128 + signal.SIGTERM
-    assert ended.err.startswith("mcl_lab: error: stopped by SIGTERM after step ") and ended.err.count("\n") == 1
+    assert ended.err.startswith("mcl_lab: stopped: by SIGTERM after step ") and ended.err.count("\n") == 1
     store.wait_for("KILLED")
 
     ended = end(start(LMCL, tmp_path))

@@ -87,11 +87,11 @@ def run_with_signals(signals, where, seed=0):
 def test_stopped_by_a_signal_and_resumed(point, undisturbed):
     where, number = point.split()
     run = run_with_signals(Signals(int(number)), where)
-    with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step \d+, with a checkpoint") as stopped:
+    with pytest.raises(Interrupted, match=r"by SIGTERM after step \d+; the same command goes on") as stopped:
         run.trainer.fit()
     assert stopped.value.status == 128 + signal.SIGTERM
     step, content = run.saved[-1]
-    assert step == run.trainer.position.step and f"after step {step}," in str(stopped.value)
+    assert step == run.trainer.position.step and f"after step {step};" in str(stopped.value)
     resumed = ToyRun(seed=5).resume(content)
     resumed.trainer.fit()
     assert equal(resumed.outcome(), undisturbed)
