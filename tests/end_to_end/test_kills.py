@@ -14,6 +14,7 @@ from runs import BASELINE, LMCL, assert_same_run, end, fork, main_in, only_folde
 HETEROGENEOUS = [*LMCL, "pair=resnet8_resnet20", "pair.peers.b.widths=[4,4,4]"]
 KEYS = {
     "float32": LMCL,
+    "longer": [*LMCL, "trainer.epochs=4"],  # than twenty kills let it come
     "bf16": [*LMCL, "trainer.precision=bf16"],
     "heterogeneous": HETEROGENEOUS,
 }
@@ -22,7 +23,7 @@ MORE_OFTEN = "trainer.checkpoint_steps=5"
 
 @pytest.mark.parametrize(("kills", "key", "extra"), [
     (5, "float32", [MORE_OFTEN]),
-    pytest.param(20, "float32", [MORE_OFTEN], marks=pytest.mark.full),
+    pytest.param(20, "longer", [MORE_OFTEN], marks=pytest.mark.full),
     pytest.param(4, "float32", [], marks=pytest.mark.full),
     pytest.param(10, "bf16", [MORE_OFTEN], marks=pytest.mark.full),
     pytest.param(10, "heterogeneous", [MORE_OFTEN], marks=pytest.mark.full),
@@ -54,7 +55,7 @@ def test_killed_at_random_moments(kills, key, extra, undisturbed, store, tmp_pat
 def wait_until(moment, process, cwd, chance, span):
     """A random moment: while the process starts up, after it has gone on training, or at its first checkpoint."""
     if moment == "start-up":
-        time.sleep(chance.uniform(0, 6))
+        time.sleep(chance.uniform(0, 3))
         return
     entries = begun(cwd)
     checkpoints = written(cwd)
