@@ -44,7 +44,7 @@ def train(config: DictConfig) -> None:
     else:
         run = prepare(config, folder, console)
         make_folder(folder)
-        with run.lock, run_log(folder):
+        with run.lock, run_log(folder), run.trainer.stop:  # from the first word to the last
             if not is_finished(folder):  # or it was finished while this process waited for the lock
                 execute(run, config, folder)
     show_result(config, folder, console)

@@ -15,20 +15,28 @@ class Abandoned(BaseException):
 
 
 class StopRequest:
-    """Within `with`, SIGINT, SIGTERM and SIGUSR2 only set `signal`; a second one of the same kind acts as it usually does."""
+    """Within `with`, SIGINT, SIGTERM and SIGUSR2 only set `signal`; a second one of the same kind acts as it usually does.
+    May be entered within itself."""
 
     def __init__(self):
         self.signal: int | None = None
         self._abandoning = False
         self._before = {}
+        self._depth = 0
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        if self._depth == 0:
+            self._before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
+            for number in SIGNALS:
+                signal.signal(number, self._handle)
+        self._depth += 1
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._depth -= 1
+        if self._depth == 0:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     @property
     def name(self) -> str:

@@ -93,7 +93,11 @@ def test_one_key_whatever_the_order_of_the_loss(call):
     [
         (["+network@pair.peers.keys=resnet8"], "pair.peers.keys"),
         (["schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "~schedule.warmup_epochs"], "schedule._target_"),
-        (["optimizer._target_=torch.optim.LBFGS", "~optimizer.momentum", "~optimizer.nesterov", "~optimizer.weight_decay"], "optimizer._target_"),
+        (
+            ["optimizer._target_=torch.optim.LBFGS"]
+            + [f"~optimizer.{name}" for name in ("momentum", "nesterov", "weight_decay")],
+            "optimizer._target_",
+        ),
         (["pair.peers.a._target_=torchvision.models.resnet18"], "pair.peers.a"),
         (
             [f"~pair.peers.a.{name}" for name in ("block", "blocks", "widths")]

@@ -74,3 +74,14 @@ def test_guard(usual):
     assert taken == [0, 1, 2]
     with StopRequest() as stop:
         assert list(stop.guard("abc")) == ["a", "b", "c"]
+
+
+def test_entered_within_itself_it_ends_with_the_outer():
+    before = signal.getsignal(signal.SIGTERM)
+    stop = StopRequest()
+    with stop:
+        with stop:
+            pass
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
