@@ -53,7 +53,7 @@ class _Residual(nn.Module):
         self.residual = residual
         self.shortcut = nn.Identity()
         if stride != 1 or channels != out_channels:
-            self.shortcut = nn.Sequential(_conv(channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
+            self.shortcut = nn.Sequential(*_projection(channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.relu(self.residual(x) + self.shortcut(x), inplace=True)
@@ -72,6 +72,14 @@ def _bottleneck(channels: int, planes: int, stride: int) -> nn.Module:
         _conv(planes, planes, 3, stride), nn.BatchNorm2d(planes), nn.ReLU(inplace=True),
         _conv(planes, 4 * planes, 1), nn.BatchNorm2d(4 * planes),
     )  # fmt: skip
+
+
+def _projection(channels: int, out_channels: int, stride: int) -> list[nn.Module]:
+    if stride == 1 or channels >= 16:
+        return [_conv(channels, out_channels, 1, stride)]
+    # The same in two steps: with few channels the CPU's backward of a strided 1x1 convolution writes outside its memory
+    # (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    return [nn.AvgPool2d(1, stride), _conv(channels, out_channels, 1)]
 
 
 def _conv(channels: int, out_channels: int, size: int, stride: int = 1) -> nn.Conv2d:
