@@ -82,7 +82,7 @@ class EnsembleDistillation(nn.Module):
         if self.weight == 0:
             return {}
         own = _own(batch)
-        teacher = self.ensemble(torch.stack(own).detach(), batch.labels)
+        teacher = self.ensemble(torch.stack(own), batch.labels)
         return {"ensemble_distillation": self.weight * distillation(own, [teacher], self.temperature)}
 
 
