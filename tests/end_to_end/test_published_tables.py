@@ -43,7 +43,7 @@ def test_a_run_of_the_tables(pair, call, tmp_path, meta_events):
     assert [peer["network"] for peer in peers.values()] == names
     assert [tuple(peer[figure] for figure in figures) for peer in peers.values()] == [COUNTS[name] for name in names]
 
-    small = ["data=digits", "data.images.size=16", "data.batch_size=20", "trainer=cpu", "trainer.threads=1"]
+    small = ["data=digits", "data.images.size=8", "data.batch_size=20", "trainer=cpu", "trainer.threads=1"]
     ended = call(*chosen, *small, "trainer.max_steps=1", "tracking=none")
     assert (ended.status, ended.err) == (0, "")
     folder = only_folder(tmp_path)
