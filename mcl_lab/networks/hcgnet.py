@@ -13,7 +13,7 @@ from mcl_lab.networks.staged import StagedNetwork
 
 
 class HCGNet(StagedNetwork):
-    """Hybrid blocks of SMG units that add `growth` channels each, with a transition to half the channels and size between.
+    """Hybrid blocks of SMG units, which add channels, and between them transitions to half the channels and size.
 
     units: SMG units in each hybrid block. growth: channels that each of them adds, multiples of 4.
     A stage is a hybrid block with the transition after it. Values start as PyTorch's layers do.
@@ -50,10 +50,9 @@ class HCGNet(StagedNetwork):
 
 
 class SMG(nn.Module):
-    """Squeeze, multi-scale, gate: a unit that adds `growth` channels to its input, (B, C, H, W) to (B, C + growth, H, W).
+    """The input and, after its channels, `growth` new ones: the input squeezed to as many, and gated.
 
-    The input is kept (dense connectivity); among the new channels, gates add what is new to what is not forgotten (residual
-    connectivity).
+    (B, C, H, W) to (B, C + growth, H, W).
     """
 
     def __init__(self, channels: int, growth: int):

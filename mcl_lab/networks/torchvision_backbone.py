@@ -14,10 +14,10 @@ from mcl_lab.networks.staged import StagedNetwork
 class TorchvisionBackbone(StagedNetwork):
     """A classifier of torchvision, untrained, put together anew from some of its children.
 
-    model: its name in torchvision.models. stem, stages, neck: names of its children, dotted ones too (`features.3`), which
-    are called one after the other; each stage is a list of them. What is named nowhere is left out: its pooling and
-    classifier, whose place ours take, or a max-pool that small images do without. What the model's `forward` does between
-    its children is not repeated.
+    model: its name in torchvision.models. stem, stages, neck: names of its children, dotted ones too (`features.3`), to
+    be called one after the other; each stage is a list of them. What is named nowhere is left out: its pooling and
+    classifier, whose place ours take, or a max-pool that small images do without. What the model's `forward` does
+    between its children is not repeated.
     Raises ValueError when there is no such model or child, and when the parts do not fit together.
     """
 
@@ -68,5 +68,6 @@ def _width(model: str, parts: list[nn.Module]) -> int:
     except RuntimeError as error:
         raise ValueError(f"stem, stages and neck of {model} do not fit together: {error}") from error
     if features.dim() != 4:
-        raise ValueError(f"stem, stages and neck of {model} must end in a feature map of 3 axes, not {features.dim() - 1}")
+        axes = features.dim() - 1
+        raise ValueError(f"stem, stages and neck of {model} must end in a feature map of 3 axes, not {axes}")
     return features.shape[1]

@@ -17,7 +17,9 @@ def from_config(name, num_classes=100):
     return build_network(OmegaConf.load(NETWORKS / f"{name}.yaml"), "a", num_classes)
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full if name == "hcgnet_a2" else []) for name in COUNTS]
+)
 def test_parameters_and_multi_adds(name):
     network = from_config(name)
     peer = Peer(network, branches=True)
