@@ -10,7 +10,7 @@ from mcl_lab.networks.staged import StagedNetwork
 class WideResNet(StagedNetwork):
     """Three stages of (depth - 4) / 6 pre-activation blocks, `widen_factor` times as wide as those of a ResNet.
 
-    Stages end before an activation, as taps therefore do; the neck holds the last BatchNorm and ReLU.
+    Stages, and so taps, end before an activation; the neck holds the last BatchNorm and ReLU.
     Raises ValueError when the depth is not 6 n + 4.
     """
 
