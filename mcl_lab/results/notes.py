@@ -8,6 +8,7 @@ from mcl_lab.results.recipes import apart_from_paper
 from mcl_lab.results.rows import Run
 
 MESSAGE = 80  # characters of a failed run's last words
+THEN = " then "  # between the commits of a run that other code went on with
 
 
 def remarks(run: Run, figure: str, *, published: bool) -> list[str]:
@@ -41,8 +42,9 @@ def progress(run: Run, of: str) -> str:
 
 
 def _standing(run: Run) -> str:
-    """`running, epoch 120 of 300`."""
-    return f"{run.state}, epoch {progress(run, ' of ')}" + (f": {run.message[:MESSAGE]}" if run.message else "")
+    """`running, epoch 120 of 300`, and of a failed run why."""
+    words = f"{run.state}, epoch {progress(run, ' of ')}"
+    return words + (f": {run.message[:MESSAGE]}" if run.state == "failed" and run.message else "")
 
 
 def _code(runs: Sequence[Run], beside: Sequence[Run]) -> list[str]:
@@ -53,7 +55,7 @@ def _code(runs: Sequence[Run], beside: Sequence[Run]) -> list[str]:
             if run.finished:
                 seeds.setdefault(run.commit, {}).setdefault(word, []).append(run.seed)
     words = [f"{_short(commit)} ({', '.join(map(_listed, of_code.items()))})" for commit, of_code in seeds.items()]
-    if len(seeds) > 1:
+    if len(seeds) > 1 or any(THEN in commit for commit in seeds):
         return [f"differing code: {'; '.join(words)}"]
     return [f"code that no commit tells: {_short(commit)}" for commit in seeds if not _is_commit(commit)]
 

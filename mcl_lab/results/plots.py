@@ -23,7 +23,8 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 GREY = "#555555"
 FONT = 9  # points
 WIDTH, HEIGHT = 7.0, 3.8  # of a figure with one panel, in inches
-MARGIN = 0.15  # of a text, in inches
+MARGIN = 0.25  # of a text, in inches
+LINE = 0.16  # of text, in inches
 CELL = 0.42  # of a heat map, in inches
 PANELS = 5  # epochs at which the layer-matching weights are shown, at most
 LOG_FROM = 30  # times the least value the greatest is, and an axis is logarithmic
@@ -106,7 +107,7 @@ def layer_weights_figure(title: str, epochs: Sequence[int], pairs: Sequence[Laye
     heights = [1.0 + CELL * len(pair.row_heads) for pair in pairs]
     width = max(5.0, 1.6 + len(shown) * (0.2 + CELL * widest))
     words = _wrapped(title, width)
-    figure = Figure(figsize=(width, sum(heights) + 0.2 * (1 + words.count("\n"))), layout="constrained")
+    figure = Figure(figsize=(width, sum(heights) + LINE * (1 + words.count("\n"))), layout="constrained")
     figure.suptitle(words, x=0.01, ha="left")
     lines = np.atleast_1d(figure.subfigures(len(pairs), 1, height_ratios=heights, squeeze=True))
     for pair, line in zip(pairs, lines, strict=True):
@@ -118,8 +119,8 @@ def layer_weights_figure(title: str, epochs: Sequence[int], pairs: Sequence[Laye
             axes.set_yticks([])
             _write_values(axes, pair.values[place], image)
         maps[0].set_yticks(range(len(pair.row_heads)), [_literal(head) for head in pair.row_heads])
-        line.supylabel(_wrapped(f"stage of {pair.rows}", 1 + CELL * len(pair.row_heads)), fontsize=FONT)
-        line.supxlabel(_wrapped(f"stage of {pair.columns}", width), fontsize=FONT)
+        line.supylabel(_wrapped(f"stage of {pair.rows}", 0.5 + CELL * len(pair.row_heads), most=2), fontsize=FONT)
+        line.supxlabel(_wrapped(f"stage of {pair.columns}", width - 0.5, most=1), fontsize=FONT)
         bar = line.colorbar(image, ax=maps, aspect=12, pad=0.015)
         bar.set_label("mean weight")
         bar.outline.set_visible(False)
@@ -128,7 +129,7 @@ def layer_weights_figure(title: str, epochs: Sequence[int], pairs: Sequence[Laye
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.png, 200 dots an inch, and `stem`.svg; returns them."""
-    files = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     figure.savefig(files[0], dpi=200, metadata={"Software": None})
     figure.set_layout_engine("none")  # as it is laid out now
     figure.savefig(files[1], metadata={"Date": None})
@@ -159,8 +160,10 @@ def _draw(axes: Axes, curve: Curve, colour: str, style: object, width: float = 1
 
 
 def _legend(axes: Axes, lines: Sequence[Line2D], labels: Sequence[str], title: str | None) -> None:
-    """Beside the panel, where it hides nothing."""
+    """Beside the panel, where it hides nothing; the figure grows with it."""
     texts = [_wrapped(label, WIDTH / 3) for label in labels]
+    needed = 1.0 + sum(0.08 + LINE * (1 + text.count("\n")) for text in texts)
+    axes.figure.set_size_inches(WIDTH, max(HEIGHT, needed))
     axes.legend(lines, texts, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
 
 
@@ -178,8 +181,8 @@ def _colour(place: int) -> str:
     return COLOURS[place % len(COLOURS)]
 
 
-def _wrapped(text: str, inches: float) -> str:
-    """Lines that are no longer than that; a word that is too long is broken."""
+def _wrapped(text: str, inches: float, most: int = 3) -> str:
+    """At most so many lines that are no longer than that; a word that is too long is broken."""
     lines = [""]
     for word in re.findall(r"\S+\s*", text):
         if lines[-1] and _inches(lines[-1] + word) > inches - MARGIN:
@@ -189,15 +192,18 @@ def _wrapped(text: str, inches: float) -> str:
             lines[-1:] = [word[:fitting], ""]
             word = word[fitting:]
         lines[-1] += word
-    return "\n".join(_literal(line.rstrip()) for line in lines if line)
+    kept = [line.rstrip() for line in lines if line]
+    if len(kept) > most:
+        kept[most - 1 :] = [kept[most - 1][:-1] + "…"]
+    return "\n".join(map(_literal, kept))
 
 
 def _inches(text: str) -> float:
     """The length of a line in the figures' font."""
     font = get_font(findfont("DejaVu Sans"))
-    font.set_size(FONT, 72)
+    font.set_size(FONT, 720)  # dots an inch: so large that rounding to whole dots does not count
     font.set_text(text.rstrip())
-    return font.get_width_height()[0] / 64 / 72
+    return font.get_width_height()[0] / 64 / 720
 
 
 def _literal(text: str) -> str:

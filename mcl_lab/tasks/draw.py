@@ -3,8 +3,10 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from mcl_lab.errors import InputError
 from mcl_lab.results.formats import plain_text
@@ -13,6 +15,9 @@ from mcl_lab.results.report import Row, Table
 from mcl_lab.results.rows import Peer, Run, name_of
 from mcl_lab.tasks.screen import say
 from mcl_lab.tracking.recorded import RunFolders
+
+if TYPE_CHECKING:
+    from mcl_lab.tracking.mlflow_reader import MlflowRuns
 
 ARTIFACTS = "figures"  # where an MLflow run has them
 ACCURACY = re.compile(r"test/\w+/own_head")
@@ -23,11 +28,11 @@ Epochs = Mapping[int, Mapping[str, float]]  # the metrics of a run by epoch
 Reading = Callable[[Run], Epochs]
 
 
-def draw_rows(tables: Sequence[Table], folder: Path, place: object, attach: bool) -> None:
+def draw_rows(tables: Sequence[Table], folder: Path, place: "MlflowRuns | RunFolders", attach: bool) -> None:
     """The figures of every row with a finished run, each in a subfolder named as its runs are but for the seed.
 
     place: where the runs were read. Unless that is run folders, each finished run of a row gets its figures as artifacts
-    too when `attach`. Raises InputError("task.figures") when nothing can be written there.
+    too when `attach`. Raises InputError("task.figures") when nothing can be written there, StoreUnavailable.
     """
     known: dict[str, Epochs] = {}
 
@@ -69,7 +74,7 @@ class _Seeds:
         return Curve(plain_text(label), self.epochs, self.values(name))
 
 
-def _figures(table: Table, row: Row, seeds: _Seeds) -> dict[str, object]:
+def _figures(table: Table, row: Row, seeds: _Seeds) -> dict[str, Figure]:
     """By the names of their files."""
     run = seeds.runs[0]
     cohort = " & ".join(line.network for line in row.lines)
@@ -134,7 +139,7 @@ def _layer_weights(run: Run, seeds: _Seeds) -> list[LayerWeights]:
     return made
 
 
-def _save(figures: Mapping[str, object], folder: Path) -> list[Path]:
+def _save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return [file for name, figure in figures.items() for file in save(figure, folder / name)]

@@ -44,6 +44,14 @@ def record_of(config: DictConfig, folder: Path) -> dict:
     }
 
 
+def going_on(record: dict) -> dict:
+    """The record of a run that this process goes on with: other code than it began with is named after that."""
+    tags = record["tags"]
+    if git_commit() == tags["git_commit"].split(" then ")[-1]:
+        return record
+    return record | {"tags": tags | {"git_commit": f"{tags['git_commit']} then {git_commit()}"}}
+
+
 def result_of(config: DictConfig, records: list[dict], device: torch.device) -> dict:
     """The content of result.json."""
     peers = plain(config)["pair"]["peers"]

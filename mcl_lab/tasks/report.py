@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table as ScreenTable
 from rich.text import Text
 
-from mcl_lab.errors import InputError
+from mcl_lab.errors import InputError, RunFailed
 from mcl_lab.results import formats
 from mcl_lab.results.report import Section, Table, tables
 from mcl_lab.results.rows import once
 from mcl_lab.tasks.chosen import choose, read_runs
 from mcl_lab.tasks.screen import say, screen
+from mcl_lab.tracking.recorded import StoreUnavailable
 
 WRITTEN = {"markdown": formats.markdown, "csv": formats.as_csv, "latex": formats.latex}
 METHOD_WIDTH = 14  # of its column, at least
@@ -52,7 +53,7 @@ def report(
     figures: a folder to draw into, a subfolder for each row. attach: the figures to the MLflow runs they are of, too, when
     MLflow is what was read.
 
-    Raises InputError.
+    Raises InputError, and RunFailed when MLflow goes away in between.
     """
     place, read = read_runs(config, source, Path(runs))
     say(f"{len(read)} runs read from {place}")
@@ -72,7 +73,10 @@ def report(
     if figures is not None:
         from mcl_lab.tasks.draw import draw_rows  # matplotlib takes its time
 
-        draw_rows(made[shown[0]], Path(figures), place, attach)
+        try:
+            draw_rows(made[shown[0]], Path(figures), place, attach)
+        except StoreUnavailable as error:
+            raise RunFailed(f"not all figures are drawn and attached: {error}") from error
 
 
 def show(made: formats.Tables, console: Console) -> None:

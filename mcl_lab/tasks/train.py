@@ -16,7 +16,7 @@ from mcl_lab.errors import InputError, Interrupted
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.folders import foreign
-from mcl_lab.tasks.record import record_of, result_of
+from mcl_lab.tasks.record import going_on, record_of, result_of
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
 from mcl_lab.tracking.journal import Journal, is_finished, read_record
@@ -64,7 +64,8 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
     if config.tracking.uri is not None:
         stored_uri(config.tracking.uri)  # refuses what MLflow has no store for
     where = {"uri": config.tracking.uri, "experiment": config.tracking.experiment}
-    record = (read_record(folder) or record_of(config, folder)) | where
+    begun = read_record(folder)
+    record = (going_on(begun) if begun else record_of(config, folder)) | where
     device = build.use_device(config.trainer)
     seed_everything(config.seed)
     data = build.build_data(config.data, device)
