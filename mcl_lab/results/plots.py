@@ -23,7 +23,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 GREY = "#555555"
 FONT = 9  # points
 WIDTH, HEIGHT = 7.0, 3.8  # of a figure with one panel, in inches
-MARGIN = 0.25  # of a text, in inches
+MARGIN = 0.15  # of a text, in inches
 LINE = 0.16  # of text, in inches
 CELL = 0.42  # of a heat map, in inches
 PANELS = 5  # epochs at which the layer-matching weights are shown, at most
@@ -199,11 +199,11 @@ def _wrapped(text: str, inches: float, most: int = 3) -> str:
 
 
 def _inches(text: str) -> float:
-    """The length of a line in the figures' font."""
+    """The length of a line in the figures' font, at most: on the screen letters are rounded to whole dots."""
     font = get_font(findfont("DejaVu Sans"))
-    font.set_size(FONT, 720)  # dots an inch: so large that rounding to whole dots does not count
+    font.set_size(FONT, 720)
     font.set_text(text.rstrip())
-    return font.get_width_height()[0] / 64 / 720
+    return 1.06 * font.get_width_height()[0] / 64 / 720
 
 
 def _literal(text: str) -> str:
