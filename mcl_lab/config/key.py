@@ -28,9 +28,19 @@ def run_key(config: DictConfig) -> str:
     return _hash(key_config(config))
 
 
+def recipe(config: DictConfig) -> dict:
+    """What decides the numbers besides pair, loss and seed: runs of one recipe can be compared."""
+    return {name: value for name, value in key_config(config).items() if name not in ("pair", "loss", "seed")}
+
+
 def recipe_key(config: DictConfig) -> str:
-    """The key without pair, loss and seed: runs of one recipe can be compared."""
-    return _hash({name: value for name, value in key_config(config).items() if name not in ("pair", "loss", "seed")})
+    """The key of the recipe alone."""
+    return _hash(recipe(config))
+
+
+def repeat_key(config: DictConfig) -> str:
+    """The key without the seed: runs that share it repeat one another."""
+    return _hash({name: value for name, value in key_config(config).items() if name != "seed"})
 
 
 def run_name(config: DictConfig) -> str:
@@ -68,6 +78,26 @@ def differences(ours: Mapping, theirs: Mapping) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if key not in before or key not in after or before[key] != after[key]
     ]
+
+
+def changes(ours: Mapping, theirs: Mapping) -> dict[str, str]:
+    """What makes a plain config (`key_config`) differ from ours, as one would type it: dotted key to value, `null` for a node
+    that is gone."""
+    before, after = dict(leaves(ours)), dict(leaves(theirs))
+    changed = {key: value for key, value in after.items() if key not in before or before[key] != value}
+    changed |= dict.fromkeys(filter(None, (_gone(key, after) for key in before.keys() - after.keys())))
+    return {key: "null" if changed[key] is None else str(changed[key]) for key in sorted(changed)}
+
+
+def _gone(key: str, after: Mapping[str, object]) -> str | None:
+    """The outermost node on the way to `key` of which `after` has nothing; None when it has a plain value there."""
+    parts = key.split(".")
+    for path in (".".join(parts[:depth]) for depth in range(1, len(parts) + 1)):
+        if path in after:
+            return None
+        if not any(name.startswith(f"{path}.") for name in after):
+            return path
+    return None
 
 
 def _peers(config: DictConfig) -> list[dict]:

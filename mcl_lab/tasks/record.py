@@ -1,5 +1,6 @@
 """What is written down of a run besides its epochs: for the journal when it begins, in result.json when it ends."""
 
+import json
 import platform
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from mcl_lab.config.compose import defaults_for
-from mcl_lab.config.key import key_config, pair_kind, pair_name, recipe_key, run_key
+from mcl_lab.config.key import changes, key_config, pair_kind, pair_name, recipe, recipe_key, repeat_key, run_key
 from mcl_lab.config.plain import leaves, plain
 from mcl_lab.training.final import final_figures
 
@@ -19,7 +20,9 @@ HOUSE = Path(__file__).resolve().parents[2]
 
 def record_of(config: DictConfig, folder: Path) -> dict:
     """The journal's record: names, tags, and as parameters what a person compares runs by: pair, loss, dataset, seed, and
-    what of the run key differs from the defaults of the chosen options."""
+    what of the run key differs from the defaults of the chosen options. The tags hold what the report goes by, so that a run
+    in MLflow needs no file."""
+    ours = key_config(config)
     tags = {
         "pair": pair_name(config),
         "kind": pair_kind(config),
@@ -27,15 +30,26 @@ def record_of(config: DictConfig, folder: Path) -> dict:
         "dataset": str(config.data.name),
         "seed": str(config.seed),
         "git_commit": git_commit(),
+        "recipe_key": recipe_key(config),
+        "repeat_key": repeat_key(config),
+        "recipe": json.dumps(dict(leaves(recipe(config)))),
+        "peers": json.dumps(ours["pair"]["peers"]),
     }
-    before, now = dict(leaves(key_config(defaults_for(config)))), dict(leaves(key_config(config)))
-    changed = {key: str(value) for key, value in now.items() if before.get(key) != value and key != "seed"}
+    changed = {key: value for key, value in changes(key_config(defaults_for(config)), ours).items() if key != "seed"}
     return {
         "run_key": run_key(config),
         "name": folder.name,
         "params": {name: tags[name] for name in ("pair", "loss", "dataset", "seed")} | changed,
         "tags": tags,
     }
+
+
+def going_on(record: dict) -> dict:
+    """The record of a run that this process goes on with: other code than it began with is named after that."""
+    tags = record["tags"]
+    if git_commit() == tags["git_commit"].split(" then ")[-1]:
+        return record
+    return record | {"tags": tags | {"git_commit": f"{tags['git_commit']} then {git_commit()}"}}
 
 
 def result_of(config: DictConfig, records: list[dict], device: torch.device) -> dict:

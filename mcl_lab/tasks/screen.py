@@ -1,5 +1,6 @@
 """Tables on the screen, the same everywhere."""
 
+import sys
 from collections.abc import Sequence
 
 from rich import box
@@ -23,3 +24,8 @@ def table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
     for name in numbers:
         made.add_column(name, justify="right", no_wrap=True)
     return made
+
+
+def say(text: str) -> None:
+    """One line beside what a task prints, which may go into a file."""
+    print(f"mcl_lab: {text}", file=sys.stderr)

@@ -6,9 +6,8 @@ from typing import Any
 from mcl_lab.errors import InputError, RunFailed
 from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, is_delivered, note_failure, one_line
 from mcl_lab.tracking.files import exclusive
-from mcl_lab.tracking.journal import RECORD, read_record, read_status
-from mcl_lab.tracking.lock import is_held
-from mcl_lab.tracking.processes import is_alive, this_host
+from mcl_lab.tracking.journal import RECORD, read_record
+from mcl_lab.tracking.recorded import is_running
 
 
 def sync(config: Any, *, runs: str = "runs") -> None:
@@ -46,7 +45,7 @@ def _sync_one(folder: Path) -> tuple[str, bool]:
     with exclusive(folder / SENDER_LOCK, wait=False) as alone:
         if not alone:
             return "its own sender is at work", True
-        vanished = not _is_running(folder)
+        vanished = not is_running(folder)
         if is_delivered(folder, vanished=vanished):
             return f"already in {record['uri']}", True
         try:
@@ -59,15 +58,3 @@ def _sync_one(folder: Path) -> tuple[str, bool]:
             note_failure(folder, one_line(error), failures=1, ended=vanished)
             return f"not delivered: {one_line(error)}", False
     return f"delivered to {record['uri']}" + ("" if whole else ", as far as it has come"), True
-
-
-def _is_running(folder: Path) -> bool:
-    """Whether a living process trains this run."""
-    status = read_status(folder)
-    if status is None:
-        return is_held(folder)  # a process on its way to its first word
-    if status["state"] != "running":
-        return False
-    if status["host"] == this_host():
-        return is_alive(status["pid"], status["process_start"])
-    return is_held(folder)  # from another host only the lock's heartbeat can tell

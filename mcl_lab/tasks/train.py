@@ -15,7 +15,7 @@ from mcl_lab.errors import InputError, Interrupted
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder
-from mcl_lab.tasks.record import record_of, result_of
+from mcl_lab.tasks.record import going_on, record_of, result_of
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
 from mcl_lab.tracking.journal import Journal, is_finished, read_record
@@ -63,7 +63,8 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
     if config.tracking.uri is not None:
         stored_uri(config.tracking.uri)  # refuses what MLflow has no store for
     where = {"uri": config.tracking.uri, "experiment": config.tracking.experiment}
-    record = (read_record(folder) or record_of(config, folder)) | where
+    begun = read_record(folder)
+    record = (going_on(begun) if begun else record_of(config, folder)) | where
     if config.sweep is not None:
         record |= {"parent": str(sweep_folder(config.sweep, folder).absolute())}
     device = build.use_device(config.trainer)

@@ -1,4 +1,4 @@
-"""Carries a run's record to MLflow; the only file that imports it.
+"""Carries a run's record to MLflow; with mlflow_reader.py, which reads it back, the only file that imports it.
 
 Every pass may die at any point and be done again, by this process or another, without anything being there twice: the
 MLflow run is looked up by its tag, parameters and tags are compared, metrics carry the journal's own step and time

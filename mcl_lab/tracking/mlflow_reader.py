@@ -1,0 +1,118 @@
+"""Reads runs back from MLflow, in the form of recorded.py, and attaches files to them. Makes no store and no experiment."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mcl_lab.tracking.delivery import one_line
+from mcl_lab.tracking.mlflow_store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG
+from mcl_lab.tracking.recorded import RecordedRun, StoreUnavailable, final_figures
+from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stored_uri
+
+from mlflow import MlflowClient  # after mlflow_store, which sets it up  # isort: skip
+from mlflow.entities import Run  # isort: skip
+from mlflow.exceptions import MlflowException  # isort: skip
+
+KIND_TAG = "mcl_lab.kind"  # `sweep`: the parent of a sweep's runs, itself none
+PAGE = 1000  # runs a request
+STATES = {status: state for state, status in MLFLOW_STATUS.items() if state != "vanished"}
+
+
+class MlflowRuns:
+    """Our runs in one experiment of a store."""
+
+    def __init__(self, uri: str, experiment: str):
+        """`uri` as the user gave it. Raises StoreUnavailable, and InputError for a URI that MLflow has no store for."""
+        self.uri, self.experiment = stored_uri(uri), experiment
+        _refuse_unmade(sqlite_file(self.uri))
+        os.environ.update(credentials(uri))
+        with self._reaching():
+            self._client = MlflowClient(tracking_uri=connectable_uri(self.uri))
+            found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            raise StoreUnavailable(f"{self.uri} has no experiment {experiment!r}")
+        self._experiment_id = found.experiment_id
+
+    def __str__(self) -> str:
+        return f"experiment {self.experiment!r} in {self.uri}"
+
+    def runs(self) -> list[RecordedRun]:
+        """All that are not deleted, the oldest first."""
+        found, token = [], ""
+        with self._reaching():
+            while token is not None:
+                page = self._client.search_runs(
+                    [self._experiment_id], max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
+                )
+                found += [run for run in page if _is_ours(run)]
+                token = page.token or None
+            return [self._read(run) for run in found]
+
+    def epochs(self, place: str, wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
+        """A run's epochs, in order, with the metrics whose names are wanted; one request a metric."""
+        epochs: dict[int, dict[str, float]] = {}
+        with self._reaching():
+            names = self._client.get_run(place).data.metrics
+            for name in filter(wanted, names):
+                for point in self._client.get_metric_history(place, name):
+                    epochs.setdefault(point.step, {})[name] = point.value
+        return [{"epoch": epoch, "metrics": epochs[epoch]} for epoch in sorted(epochs)]
+
+    def attach(self, place: str, files: Sequence[Path], folder: str) -> None:
+        """Put files into a folder of the run's artifacts; one of the same name is replaced."""
+        with self._reaching():
+            for file in files:
+                self._client.log_artifact(place, str(file), folder)
+
+    def _read(self, run: Run) -> RecordedRun:
+        tags = run.data.tags
+        state, _, message = tags.get(STATE_TAG, "").partition(": ")
+        if run.info.status in ("RUNNING", "SCHEDULED") or not state:
+            state, message = STATES.get(run.info.status, "running"), ""
+        return RecordedRun(
+            id=tags[ID_TAG],
+            name=run.info.run_name,
+            run_key=tags[KEY_TAG],
+            params=run.data.params,
+            tags={name: value for name, value in tags.items() if not name.startswith(("mcl_lab.", "mlflow."))},
+            state=state,
+            message=message,
+            created_ms=run.info.start_time,
+            epochs=None if state == "finished" else self._last_epoch(run),
+            final=final_figures(run.data.metrics) if state == "finished" else {},
+            place=run.info.run_id,
+        )
+
+    def _last_epoch(self, run: Run) -> int:
+        if "train/loss" not in run.data.metrics:
+            return 0
+        return max(point.step for point in self._client.get_metric_history(run.info.run_id, "train/loss"))
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            raise StoreUnavailable(f"{self.uri} does not answer as an MLflow store: {one_line(error)}") from error
+
+
+def _is_ours(run: Run) -> bool:
+    return {ID_TAG, KEY_TAG} <= run.data.tags.keys() and run.data.tags.get(KIND_TAG) != "sweep"
+
+
+def _refuse_unmade(database: Path | None) -> None:
+    """MLflow would make a store of a file that is none, or not there."""
+    if database is None:
+        return
+    if not database.is_file():
+        raise StoreUnavailable(f"there is no file {database}")
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as opened:
+            made = opened.execute("select count(*) from alembic_version").fetchone()[0]
+    except sqlite3.Error:
+        made = 0
+    if not made:
+        raise StoreUnavailable(f"{database} is no MLflow store")
