@@ -66,7 +66,7 @@ class LocalLauncher:
                 show()
                 time.sleep(POLL)
         if received:
-            raise Interrupted("the sweep; the same command goes on with it", received[0])
+            raise Interrupted("by " + signal.Signals(received[0]).name + "; the same command goes on with the sweep", received[0])
 
     def _places(self, gpus_wanted: bool) -> list[str | None]:
         """A GPU, or None for the CPU, for each run that goes on at the same time; first one on every GPU."""
