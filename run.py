@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         flags = parse(argv)
         overrides = search_path(flags) + flags.overrides
-        several = flags.multirun or "hydra.mode=MULTIRUN" in overrides or split_names(overrides)[0]
+        several = flags.multirun or split_names(overrides)[0]
         if flags.cfg or flags.info or flags.help or flags.hydra_help or flags.shell_completion:
             if split_names(overrides)[0]:
                 raise InputError("sweeps", "names several runs; --cfg and its like are about one, leave it out")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 compose(overrides)  # so that what is wrong is said in one line
             hand_over(in_order(argv, flags))
         elif several:
-            run_several(flags.overrides, flags)
+            run_several(argv, flags)
         else:
             run_one(checked(overrides))
     except InstantiationException as error:
@@ -102,10 +102,10 @@ def checked(overrides: Sequence[str]) -> DictConfig:
     return config if config.resume is None else resumed(config)
 
 
-def run_several(overrides: Sequence[str], flags: argparse.Namespace) -> None:
+def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
     """The runs of a sweep, all of them checked before the first starts: training by the launcher, what else they are one
     after the other."""
-    names, others = split_names(overrides)
+    names, others = split_names(flags.overrides)
     added = search_path(flags)
     config_dir = Path(flags.config_dir) if added else None
     configs = all_checked([[*added, *run] for run in expand(names, others, config_dir)])
@@ -115,7 +115,7 @@ def run_several(overrides: Sequence[str], flags: argparse.Namespace) -> None:
         from mcl_lab.tasks.sweep import launch
 
         options = [f"--config-dir={config_dir.resolve()}"] if config_dir else []
-        launch(configs, name="_".join(names) or None, typed=flags.overrides, options=options)
+        launch(configs, name="_".join(names) or None, argv=argv, options=options)
         return
     failed = []
     for config in configs:
@@ -123,7 +123,7 @@ def run_several(overrides: Sequence[str], flags: argparse.Namespace) -> None:
             run_one(config)
         except Interrupted:
             raise
-        except RunFailed as error:
+        except (InputError, RunFailed) as error:
             report(error)
             failed.append(error)
     if failed:
@@ -137,13 +137,14 @@ def all_checked(runs: Sequence[Sequence[str]]) -> list[DictConfig]:
     for overrides in runs:
         seed = [word for word in overrides if re.fullmatch(r"seed=\d+", word)]
         rest = tuple(word for word in overrides if word not in seed)
-        if not seed or rest not in composed:
+        if not seed or rest not in composed or any("hydra.job" in word for word in rest):  # which may hold the seed
             composed[rest] = checked(overrides)
             configs.append(composed[rest])
             continue
         config = copy.deepcopy(composed[rest])
         config.seed = int(seed[-1].partition("=")[2])
         config.hydra.overrides.task = [word for word in overrides if not word.startswith("hydra")]
+        check(config)
         configs.append(config)
     return configs
 

@@ -18,6 +18,7 @@ from mcl_lab.config.values import check_value
 from mcl_lab.errors import InputError
 
 SEE_ALL = "see all settings with: python run.py --cfg job"
+SWEEPER_UNUSED = "is not used: list the values on the command line, or in a sweep file"
 _ENVIRONMENT_ALLOWED = re.compile(r"tracking\..*|data\.root")
 _SECTIONS = {
     "trainer": schema.Trainer,
@@ -26,6 +27,7 @@ _SECTIONS = {
     "pair": schema.Pair,
     "loss": schema.Loss,
 }
+_SWEEP_DEFAULT = {"dir": "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}", "subdir": "${hydra.job.num}"}  # Hydra's
 _NODE_KEYS = {"_args_", "_partial_", "_recursive_", "_convert_"}  # Hydra's, which would get around the signatures
 
 
@@ -201,12 +203,23 @@ def _check_hydra(config: DictConfig) -> None:
     raw = {"hydra": OmegaConf.to_container(config.hydra, resolve=False)}
     for key, node in _nodes(raw):
         check_target(key, node["_target_"])
+    _check_unused(raw["hydra"])
     launcher = raw["hydra"].get("launcher")
     if isinstance(launcher, dict) and str(launcher.get("_target_")).startswith("mcl_lab."):
         _check_node("hydra.launcher", launcher)
     for key, _ in leaves(raw):
         if "()" in key.split("."):
             raise InputError(key, "a logging factory is not allowed")
+
+
+def _check_unused(hydra: dict) -> None:
+    """Refuse settings of Hydra's own sweeps, in whose place are ours."""
+    if "MULTIRUN" in str(hydra.get("mode")):
+        raise InputError("hydra.mode", "for several runs write -m (--multirun) on the command line")
+    if (hydra.get("sweeper") or {}).get("params"):
+        raise InputError("hydra.sweeper.params", SWEEPER_UNUSED)
+    if hydra.get("sweep") not in (None, _SWEEP_DEFAULT):
+        raise InputError("hydra.sweep", "is not used: each run has a folder of its own, hydra.run.dir=FOLDER/${run_name:}")
 
 
 def _check_numbers(tree: dict) -> None:

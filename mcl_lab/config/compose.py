@@ -14,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mcl_lab.config.check import SEE_ALL, arguments, unknown_key
+from mcl_lab.config.check import SEE_ALL, SWEEPER_UNUSED, arguments, unknown_key
 from mcl_lab.config.key import run_name
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, resolve, unresolved
@@ -125,6 +125,8 @@ def _refuse_early(override: Override) -> None:
     key = override.get_key_element().lstrip("+~")
     if not override.key_or_group:
         raise InputError(str(override.input_line), "has no key; write KEY=VALUE")
+    if key.startswith("hydra.sweeper.params"):
+        raise InputError("hydra.sweeper.params", SWEEPER_UNUSED)
     if override.is_sweep_override():
         raise InputError(key, "several values make several runs: add -m (--multirun)")
     if is_group(override.key_or_group) and not override.is_delete():

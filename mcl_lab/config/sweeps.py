@@ -43,7 +43,7 @@ def expand(names: Sequence[str], overrides: Sequence[str], config_dir: Path | No
     kept = {_bare_key(override) for override in typed}
     runs = []
     for row in [row for name in names for row in _rows(name, folders)] if names else [{}]:
-        words = [f"{key}={_as_typed(value)}" for key, value in row.items() if key.lstrip("+") not in kept]
+        words = [f"{key}={_alternatives_of(value)}" for key, value in row.items() if key.lstrip("+") not in kept]
         alternatives = {}  # a key that is typed twice counts as typed last
         for override in [*parse(words), *typed]:
             alternatives[override.get_key_element()] = _alternatives(override, folders)
@@ -112,21 +112,22 @@ def _matches(name: str, glob: Glob) -> bool:
     return any_of(glob.include) and not any_of(glob.exclude)
 
 
-def _as_typed(value: object) -> str:
+def _alternatives_of(value: object) -> str:
     """A value of a row in Hydra's grammar, the items of its list as alternatives."""
-    return ",".join(map(_as_element, value)) if isinstance(value, list) else _as_element(value)
+    return ",".join(map(as_typed, value)) if isinstance(value, list) else as_typed(value)
 
 
-def _as_element(value: object) -> str:
+def as_typed(value: object) -> str:
+    """A plain value as one would type it after KEY=, quoted where Hydra's grammar asks for it."""
     match value:
         case None | True | False:
             return {None: "null", True: "true", False: "false"}[value]
         case int() | float():
             return str(value)
         case list():
-            return "[" + ",".join(map(_as_element, value)) + "]"
+            return "[" + ",".join(map(as_typed, value)) + "]"
         case dict():
-            return "{" + ",".join(f"{key}:{_as_element(item)}" for key, item in value.items()) + "}"
+            return "{" + ",".join(f"{key}:{as_typed(item)}" for key, item in value.items()) + "}"
     text = str(value)
     plain = re.fullmatch(r"[A-Za-z_][\w./-]*", text) and text.lower() not in ("null", "true", "false", "inf", "nan")
     return text if plain else "'" + text.replace("'", "\\'") + "'"

@@ -5,6 +5,7 @@ what was launched and how the processes ended; how far a run has come its own fo
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -63,12 +64,14 @@ class Seen(NamedTuple):
     """What a run's folder and processes say at a moment.
 
     alive: a living process trains it, or is about to. state: the journal's last word (running, finished, failed,
-    interrupted), None before the first. epochs: done so far. accuracies: latest test accuracies (%) of the own heads.
+    interrupted), None before the first. started_ms: when the process that had that word began. epochs: done so far.
+    accuracies: latest test accuracies (%) of the own heads.
     """
 
     alive: bool
     state: str | None
     message: str
+    started_ms: int
     epochs: int
     accuracies: list[float]
 
@@ -110,15 +113,21 @@ class Ledger:
         known = {run.folder: run for run in self.runs}
         named = []
         for run in runs:
-            run.attempts = known[run.folder].attempts if run.folder in known else []
+            if run.folder in known:
+                run.attempts = known[run.folder].attempts
             known[run.folder] = run
             named.append(run)
         self.runs = list(known.values())
         self.save()
         return named
 
+    def try_to_save(self) -> None:
+        """`save`, but for what the disk has against it: it is tried again at the next change."""
+        with suppress(OSError):
+            self.save()
+
     def save(self) -> None:
-        """Bring what was changed in `runs` to the disk."""
+        """Bring what was changed in `runs` to the disk. Raises OSError."""
         self._write(self.folder / FILE_NAME, {"format": FORMAT, "runs": [asdict(run) for run in self.runs]})
 
     def standing(self, run: Run) -> Standing:
@@ -133,15 +142,20 @@ def _standing(run: Run, seen: Seen) -> tuple[State, str]:
         return "finished", ""
     if seen.alive:
         return "running", f"on GPU {latest.gpu}" if latest and latest.ended_ms is None and latest.gpu else ""
+    stopped = f"stopped after epoch {seen.epochs}" if seen.epochs else "stopped"
     if latest is not None and latest.ended_ms is not None and latest.exit_status != 0:
-        if is_stop(latest.exit_status):
-            return "waiting", f"stopped after epoch {seen.epochs}" if seen.epochs else "stopped"
-        return "failed", latest.last_words or f"exit status {latest.exit_status}"
-    if seen.state == "failed":
-        return "failed", seen.message
-    if seen.state == "running" or latest is not None and latest.ended_ms is None:
-        return "lost", f"its process vanished after epoch {seen.epochs}; start the sweep again to go on"
-    return "waiting", f"stopped after epoch {seen.epochs}" if seen.epochs else ""
+        if seen.started_ms <= latest.ended_ms:  # else it was trained on since, outside of the sweep
+            if is_stop(latest.exit_status):
+                return "waiting", stopped
+            return "failed", latest.last_words or f"exit status {latest.exit_status}"
+    match seen.state:
+        case "failed":
+            return "failed", seen.message
+        case "interrupted":
+            return "waiting", stopped
+        case None if latest is None or latest.ended_ms is not None:
+            return "waiting", ""
+    return "lost", f"its process vanished after epoch {seen.epochs}; start the sweep again to go on"
 
 
 def is_stop(exit_status: int) -> bool:

@@ -8,14 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from mcl_lab.errors import Interrupted
+from mcl_lab.errors import InputError, Interrupted
 from mcl_lab.launch.devices import cpu_cores, visible_gpus
 from mcl_lab.launch.ledger import Attempt, Ledger, Run
 
 POLL = 0.2  # seconds between two looks at the processes
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NEXT_LOOK = 1.0  # seconds between two looks at a run that somebody else trains
+PATIENCE = 1.0  # seconds after a Ctrl-C before which another is taken for the same
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+
+Identify = Callable[[int], tuple[str | None, str]]
 
 
 class LocalLauncher:
@@ -23,6 +27,7 @@ class LocalLauncher:
 
     jobs: runs at a time; None: `runs_per_gpu` for each GPU, or one for every two CPU cores when there are none or no run
     wants one. gpus: numbers of those to use, None for all that are visible; each run sees the one that it is given.
+    Raises InputError for GPUs that this process may not use.
     """
 
     def __init__(
@@ -34,6 +39,10 @@ class LocalLauncher:
         self.jobs = jobs
         self.gpus = None if gpus is None else [str(number) for number in gpus]
         self.runs_per_gpu = runs_per_gpu
+        if self.gpus is not None:
+            allowed = visible_gpus() if "CUDA_VISIBLE_DEVICES" in os.environ else self.gpus
+            if not self.gpus or len(set(self.gpus)) < len(self.gpus) or not set(self.gpus) <= set(allowed):
+                raise InputError("hydra.launcher.gpus", f"must be different numbers out of {', '.join(allowed) or 'none'}")
 
     def launch(
         self,
@@ -42,7 +51,7 @@ class LocalLauncher:
         *,
         prepare: Callable[[Run], list[str]],
         environment: Mapping[str, str],
-        identify: Callable[[int], tuple[str | None, str]],
+        identify: Identify,
         show: Callable[[], None],
     ) -> None:
         """Bring `runs` of the ledger to their end: what is finished is left alone, what runs already is waited for.
@@ -50,36 +59,53 @@ class LocalLauncher:
         prepare: makes a run's folder ready and returns the command that trains it. environment: of its process. identify:
         the start that tells process number pid from another of its number, and this host's name. show: called again and
         again while it goes on.
-        One run's failure stops no other. On SIGINT, SIGTERM or SIGHUP the processes are asked to stop, the second such signal
-        kills them; raises Interrupted when they are gone.
+        One run's failure stops no other. On one of STOP_SIGNALS the processes are asked to stop, and a second Ctrl-C kills
+        them; raises Interrupted when they are gone and something is left to do. They are asked as well before any
+        exception leaves here: none goes on without a launcher, unless this process is killed.
         """
         places = self._places(any(run.uses_gpu for run in runs))
         threads = max(1, cpu_cores() // len(places))
         work = _Work(ledger, runs, places, prepare, {"OMP_NUM_THREADS": str(threads), **environment}, identify)
         with _stop_requests() as received:
-            while not work.done(stopping=bool(received)):
-                work.collect()
-                if received:
-                    work.stop(kill=len(received) > 1)
-                else:
-                    work.start_waiting()
-                show()
-                time.sleep(POLL)
-        if received:
-            raise Interrupted("by " + signal.Signals(received[0]).name + "; the same command goes on with the sweep", received[0])
+            try:
+                while not work.done(stopping=bool(received)):
+                    work.collect()
+                    if received:
+                        work.stop(signal.SIGKILL if _is_urgent(received) else signal.SIGTERM)
+                    else:
+                        work.start_waiting()
+                    show()
+                    time.sleep(POLL)
+            finally:
+                while work.active:
+                    work.stop(signal.SIGKILL if _is_urgent(received) else signal.SIGTERM)
+                    time.sleep(POLL)
+                    work.collect()
+        ledger.save()
+        if received and any(ledger.standing(run).state != "finished" for run in runs):
+            raise Interrupted(
+                f"by {received[0][0].name}; the same command goes on with the sweep", int(received[0][0])
+            )
 
     def _places(self, gpus_wanted: bool) -> list[str | None]:
         """A GPU, or None for the CPU, for each run that goes on at the same time; first one on every GPU."""
         gpus = (visible_gpus() if self.gpus is None else self.gpus) if gpus_wanted else []
-        places = gpus * self.runs_per_gpu or [None] * (self.jobs or max(1, cpu_cores() // 2))
-        return places[: self.jobs]
+        if not gpus:
+            return [None] * (self.jobs or max(1, cpu_cores() // 2))
+        return [gpus[number % len(gpus)] for number in range(self.jobs or len(gpus) * self.runs_per_gpu)]
+
+
+class _Active(NamedTuple):
+    """A run in its place. `child` is None for a process that an earlier launcher started and left behind; `places` holds what
+    gets free at its end, nothing when it took no place of ours."""
+
+    run: Run
+    child: subprocess.Popen | None
+    places: list[str | None]
 
 
 class _Work:
-    """The runs still to be brought to an end: those that wait, and processes in their places.
-
-    A process is our child, or None for one that an earlier launcher started and left behind.
-    """
+    """The runs still to be brought to an end: those that wait, and those that are under way."""
 
     def __init__(
         self,
@@ -88,22 +114,26 @@ class _Work:
         places: list[str | None],
         prepare: Callable[[Run], list[str]],
         environment: dict[str, str],
-        identify: Callable[[int], tuple[str | None, str]],
+        identify: Identify,
     ):
         self.ledger = ledger
         self.prepare = prepare
         self.environment = environment
         self.identify = identify
-        self.waiting: list[Run] = []
-        self.active: list[tuple[Run, subprocess.Popen | None]] = []
-        self._told: set[tuple[str, int]] = set()  # (run, signal) pairs that were sent
         self.places = places
+        self.waiting: list[Run] = []
+        self.active: list[_Active] = []
+        self._told: set[tuple[int, int]] = set()  # (pid, signal) pairs that were sent
+        self._next_look: dict[str, float] = {}  # at runs that somebody else trains, by folder
         for run in runs:
             state = ledger.standing(run).state
-            if state == "running" and self._is_ours(run.latest):
-                self.active.append((run, None))
-                if run.latest.gpu in self.places:
-                    self.places.remove(run.latest.gpu)
+            if state == "running" and self._goes_on(run.latest):
+                taken = run.latest.gpu if run.latest.gpu in places else None
+                if taken in places:
+                    places.remove(taken)
+                    self.active.append(_Active(run, None, [taken]))
+                else:  # more were left behind than there are places now
+                    self.active.append(_Active(run, None, []))
             elif state != "finished":
                 self.waiting.append(run)
 
@@ -112,14 +142,17 @@ class _Work:
 
     def collect(self) -> None:
         """Note what has ended."""
-        for run, child in list(self.active):
-            if child is None and self._is_ours(run.latest) or child is not None and child.poll() is None:
+        for active in list(self.active):
+            run, child, places = active
+            if child is None and self._goes_on(run.latest) or child is not None and child.poll() is None:
                 continue
-            self.active.remove((run, child))
-            self.places.append(run.latest.gpu)
+            self.active.remove(active)
+            self.places += places
             if child is not None:
                 self._note_end(run, child.returncode)
-            elif self.ledger.standing(run).state in ("waiting", "lost"):
+            state = self.ledger.standing(run).state
+            # Running: somebody else's process was faster, and ours gave way. One that was left behind is gone on with.
+            if state == "running" or child is None and state in ("waiting", "lost"):
                 self.waiting.append(run)
 
     def start_waiting(self) -> None:
@@ -127,24 +160,30 @@ class _Work:
         for run in list(self.waiting):
             if not self.places:
                 return
+            if time.monotonic() < self._next_look.get(run.folder, 0.0):
+                continue
             state = self.ledger.standing(run).state
             if state == "running":  # by somebody else, alone or in another sweep: its turn comes when that has ended
+                self._next_look[run.folder] = time.monotonic() + NEXT_LOOK
                 continue
             self.waiting.remove(run)
             if state != "finished":
                 self._start(run, self.places.pop(0))
 
-    def stop(self, *, kill: bool) -> None:
-        """Ask every process once to stop in good order, or kill it."""
-        for run, _ in self.active:
-            number = signal.SIGKILL if kill else signal.SIGTERM
-            if (run.name, number) not in self._told:
-                self._told.add((run.name, number))
+    def stop(self, number: signal.Signals) -> None:
+        """Send every process the signal, once."""
+        for run, *_ in self.active:
+            if (run.latest.pid, number) not in self._told:
+                self._told.add((run.latest.pid, number))
                 with suppress(ProcessLookupError):  # it has just gone
                     os.kill(run.latest.pid, number)
 
-    def _start(self, run: Run, gpu: str | None) -> None:
-        own = {"CUDA_VISIBLE_DEVICES": gpu or ""} if gpu or not run.uses_gpu else {}
+    def _start(self, run: Run, place: str | None) -> None:
+        gpu = place if run.uses_gpu else None
+        if gpu is not None:
+            own = {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi counts
+        else:
+            own = {} if run.uses_gpu else {"CUDA_VISIBLE_DEVICES": ""}  # a run on the CPU touches no GPU
         log = Path(run.log)
         try:
             command = self.prepare(run)
@@ -160,21 +199,21 @@ class _Work:
                     env=self.environment | own,
                     start_new_session=True,  # Ctrl-C is for the launcher, which tells the runs
                 )
-        except OSError as error:
+        except (OSError, InputError) as error:
             run.attempts.append(Attempt(0, None, "", gpu, _now_ms(), _now_ms(), 1, f"cannot be started: {error}"))
-            self.places.append(gpu)
+            self.places.append(place)
         else:
             run.attempts.append(Attempt(child.pid, *self.identify(child.pid), gpu, _now_ms()))
-            self.active.append((run, child))
-        self.ledger.save()
+            self.active.append(_Active(run, child, [place]))
+        self.ledger.try_to_save()
 
     def _note_end(self, run: Run, status: int) -> None:
         latest = run.latest
         latest.ended_ms, latest.exit_status = _now_ms(), status
-        latest.last_words = f"killed by {signal.Signals(-status).name}" if status < 0 else _last_line(Path(run.log))
-        self.ledger.save()
+        latest.last_words = _killed_by(-status) if status < 0 else _last_line(Path(run.log))
+        self.ledger.try_to_save()
 
-    def _is_ours(self, attempt: Attempt | None) -> bool:
+    def _goes_on(self, attempt: Attempt | None) -> bool:
         """Whether the process of that attempt is still there."""
         if attempt is None or attempt.ended_ms is not None:
             return False
@@ -182,23 +221,49 @@ class _Work:
         return attempt.host == host and start is not None and start == attempt.process_start
 
 
+Received = list[tuple[signal.Signals, float]]  # and when, by the monotonic clock
+
+
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Within it STOP_SIGNALS are only noted, in the list that it yields."""
-    received: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in STOP_SIGNALS}
+def _stop_requests() -> Iterator[Received]:
+    """Within it STOP_SIGNALS are only noted, in the list that it yields. One that is ignored, as by nohup, stays so."""
+    received: Received = []
+
+    def note(number: int, _) -> None:
+        received.append((signal.Signals(number), time.monotonic()))
+
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, note)
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def _is_urgent(received: Received) -> bool:
+    """Whether a person pressed Ctrl-C again: a closing terminal, and programs that pass signals on, send some at once."""
+    pressed = [when for number, when in received if number == signal.SIGINT]
+    return bool(pressed) and pressed[-1] - received[0][1] > PATIENCE
+
+
+def _killed_by(number: int) -> str:
+    try:
+        return f"killed by {signal.Signals(number).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {number}"
 
 
 def _last_line(log: Path) -> str:
     """The last line of what a process printed, which says why it failed."""
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - 4000))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - 4000))
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
     return lines[-1].removeprefix("mcl_lab: error: ") if lines else ""
 
 

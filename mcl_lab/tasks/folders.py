@@ -35,13 +35,15 @@ def is_untrained(folder: Path) -> bool:
     return not made and not (epochs.exists() and epochs.stat().st_size)
 
 
-def sweep_folder(sweep: str, run: Path) -> Path:
-    """The folder of a sweep: `sweep` itself when it is a path, else the folder of that name beside the folder of a run."""
-    return Path(sweep) if "/" in sweep else run.parent / SWEEPS / sweep
+def sweep_folder(sweep: str, runs: Path) -> Path:
+    """The folder of a sweep: `sweep` itself when it is a path, else the one of that name in the folder of run folders."""
+    return Path(sweep) if "/" in sweep else runs / SWEEPS / sweep
 
 
 def refuse_other_run(config: DictConfig, folder: Path) -> None:
     """Raise InputError when the folder belongs to another config, saying what differs."""
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise InputError("hydra.run.dir", f"{folder} is there and is no folder; name another")
     if not (folder / FILE_NAME).exists():
         if others := foreign(folder):
             raise InputError(

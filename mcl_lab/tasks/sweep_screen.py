@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -41,13 +42,15 @@ class SweepScreen:
         return self
 
     def __exit__(self, *_) -> None:
-        self._show()  # the last changes
-        if self.live:
-            self.live.stop()
+        with suppress(OSError, SystemExit):
+            self._show()  # the last changes
+            if self.live:
+                self.live.stop()
 
     def __call__(self) -> None:
         if time.monotonic() >= self.next_look:
-            self._show()
+            with suppress(OSError, SystemExit):  # a terminal that was closed, a pipe that nobody reads: the runs go on
+                self._show()
             self.next_look = time.monotonic() + 1.0
 
     def _show(self) -> None:
@@ -87,23 +90,29 @@ class SweepScreen:
         room = max(3, self.console.height - 8)
         title = f"Sweep {self.name}: {self._summary()}  ({_clock(time.monotonic() - self.began)})"
         made = sweep_table(title, [(run, self.standings[run.folder]) for run in shown[:room]])
-        return Group(made, Text("Ctrl-C stops the runs after their current step; the same command goes on.", style="dim"))
+        more = [Text(f"... and {len(shown) - room} more", style="dim")] if len(shown) > room else []
+        return Group(made, *more, Text("Ctrl-C stops the runs after their current step; the same command goes on.", style="dim"))
+
+
+def show_sweep(console: Console, name: str, standings: Sequence[tuple[Run, Standing]]) -> None:
+    """Print all runs, and below them why some failed and where their logs are, to be copied from."""
+    console.print(sweep_table(f"Sweep {name}", standings))
+    for run, standing in standings:
+        if standing.state in ("failed", "lost"):
+            console.print(f"{run.name} {standing.state}: {standing.detail}\n    log: {run.log}", soft_wrap=True)
 
 
 def sweep_table(title: str, standings: Sequence[tuple[Run, Standing]]) -> Table:
-    """A row for each run; of one that failed, why and where its log is."""
+    """A row for each run."""
     made = table(title, ["run", "state"], ["epoch", "own heads (%)"])
-    made.add_column("", overflow="fold", min_width=20)
+    made.add_column("", overflow="ellipsis", no_wrap=True)
     for run, standing in standings:
-        remark = standing.detail
-        if standing.state in ("failed", "lost"):
-            remark += f"; log: {run.log}"
         made.add_row(
             run.name,
             Text(standing.state, style=COLOURS[standing.state]),
             f"{standing.seen.epochs}/{run.epochs}",
             _accuracies(standing),
-            Text(remark),
+            Text(standing.detail),
         )
     return made
 

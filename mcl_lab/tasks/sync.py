@@ -1,5 +1,6 @@
 """task=sync: deliver to MLflow what runs recorded while it was away."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from mcl_lab.tracking.journal import RECORD, read_record
 from mcl_lab.tracking.recorded import is_running
 
 
-def sync(config: Any, *, runs: str = "runs") -> None:
-    """Deliver every record under `runs`, a run folder or a folder of them at any depth, that its store lacks.
+def sync(config: Any, *, runs: str | Sequence[str] = "runs") -> None:
+    """Deliver every record under `runs`, a run folder or a folder of them at any depth, or several, that its store lacks.
 
     Each goes to the store that its own record names: `tracking.uri` of this command line is not used. User and password
     come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. A run whose process is gone without a last word is
@@ -20,9 +21,11 @@ def sync(config: Any, *, runs: str = "runs") -> None:
     Raises InputError("task.runs") when there is no such folder, and RunFailed, after every run was tried, when some
     could not be delivered.
     """
-    if not Path(runs).is_dir():
-        raise InputError("task.runs", f"there is no folder {runs}; give a run folder or a folder of them")
-    folders = sorted(record.parent for record in Path(runs).rglob(RECORD))
+    places = [Path(place) for place in ([runs] if isinstance(runs, str) else runs)]
+    for place in places:
+        if not place.is_dir():
+            raise InputError("task.runs", f"there is no folder {place}; give a run folder or a folder of them")
+    folders = sorted({record.parent for place in places for record in place.rglob(RECORD)})
     failed = []
     for folder in folders:
         outcome, delivered = _sync_one(folder)
@@ -30,7 +33,7 @@ def sync(config: Any, *, runs: str = "runs") -> None:
         if not delivered:
             failed.append(folder)
     if not folders:
-        print(f"{runs}: no records of runs")
+        print(f"{', '.join(map(str, places))}: no records of runs")
     if failed:
         raise RunFailed(f"{len(failed)} of {len(folders)} runs could not be delivered; their records are kept")
 

@@ -149,7 +149,7 @@ def _send_parent(client: MlflowClient, experiment_id: str, run: Run, record: dic
     if parent is None or (parent["uri"], parent["experiment"]) != (record["uri"], record["experiment"]):
         return
     known = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
-    if known is None or run.data.tags.get(SWEEP_TAG) != parent["name"]:
+    if known is None or known != read_delivery(record["parent"], parent)["mlflow_run"]:
         made = _find_or_create_run(client, experiment_id, Path(record["parent"]), parent)
         client.log_batch(
             run.info.run_id,

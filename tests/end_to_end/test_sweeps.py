@@ -64,11 +64,29 @@ def test_a_run_that_was_finished_alone_joins(store, tmp_path, call):
     assert recorded(tmp_path) == {"mine": ("FINISHED", None), name: ("FINISHED", "mine")}
 
 
+def test_no_password_is_written_anywhere(tmp_path, call):
+    uri = "http://me:HIDDEN@127.0.0.1:9/"  # where nobody answers
+    ended = call(*ALONE, *LAUNCH, "sweep=mine", "seed=0", f"tracking.uri={uri}", "tracking.wait=0")
+    assert ended.status == 0, ended.err
+    assert "HIDDEN" not in ended.out + ended.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"ledger.json", "record.json", "config.yaml"} <= {path.name for path in files}
+    assert not [path for path in files if b"HIDDEN" in path.read_bytes()]
+
+
+def test_a_folder_of_an_odd_name(tmp_path, call):
+    ended = call(*ALONE, *LAUNCH, "sweep=mine", "seed=0", "tracking=none", "hydra.run.dir='a, b=(c)/${run_name:}'")
+    assert (ended.status, ended.err) == (0, "")
+    assert (tmp_path / "a, b=(c)" / "sweeps" / "mine" / "ledger.json").is_file()
+    ended = call("task=sweep", "task.sweep='a, b=(c)/sweeps/mine'")
+    assert ended.status == 0 and "finished" in ended.out
+
+
 def test_a_second_launcher_of_one_sweep_is_turned_away(tmp_path, call):
     Path("runs/sweeps/mine").mkdir(parents=True)
     with exclusive(Path("runs/sweeps/mine/ledger.lock")):
         ended = call(*ALONE, *LAUNCH, "sweep=mine", "tracking=none")
-    assert ended.status == 1 and "task=sweep task.sweep=mine" in ended.err
+    assert ended.status == 1 and "task=sweep task.sweep=runs/sweeps/mine" in ended.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.full)])

@@ -9,7 +9,7 @@ from mcl_lab.errors import RunFailed
 from mcl_lab.launch.ledger import Attempt, Ledger, Run, Seen
 from mcl_lab.tracking.files import read_json, write_json
 
-NOTHING = Seen(alive=False, state=None, message="", epochs=0, accuracies=[])
+NOTHING = Seen(alive=False, state=None, message="", started_ms=0, epochs=0, accuracies=[])
 STARTED = Attempt(pid=1, process_start="1", host="here", gpu=None, started_ms=5)
 
 
@@ -48,6 +48,13 @@ def make_ledger(folder, seen=NOTHING):
         ([ended(-15)], {}, "waiting", "stopped"),
         ([ended(130)], {}, "waiting", "stopped"),
         ([ended(140)], {}, "waiting", "stopped"),  # SIGUSR2
+        ([STARTED], {"state": "interrupted", "epochs": 1}, "waiting", "stopped after epoch 1"),  # its launcher was gone
+        ([STARTED], {"state": "failed", "message": "NaN"}, "failed", "NaN"),
+        ([ended(0)], {}, "waiting", ""),
+        # trained on alone since
+        ([ended(1, "boom")], {"state": "interrupted", "epochs": 3, "started_ms": 9}, "waiting", "stopped after epoch 3"),
+        ([ended(143)], {"state": "failed", "message": "NaN", "started_ms": 9}, "failed", "NaN"),
+        ([ended(143)], {"state": "running", "started_ms": 9}, "lost", "vanished"),
         ([ended(1, "boom"), STARTED], {"alive": True, "state": "failed"}, "running", ""),
         ([ended(1, "boom"), ended(143)], {"epochs": 4}, "waiting", "stopped after epoch 4"),
     ],
@@ -80,6 +87,24 @@ def test_entering_twice_changes_nothing(tmp_path):
     runs = ledger.enter([make_run("a"), make_run("b")])
     before = copy.deepcopy(ledger.runs)
     assert ledger.enter(copy.deepcopy(runs)) == runs and ledger.runs == before
+
+
+def test_a_full_disk_is_told_once_it_matters(tmp_path):
+    full = True
+
+    def write(path, value):
+        if full:
+            raise OSError(28, "No space left on device")
+        write_json(path, value)
+
+    ledger = Ledger(tmp_path, read=read_json, write=write, observe=lambda run: NOTHING)
+    ledger.runs = [make_run("a")]
+    ledger.try_to_save()
+    with pytest.raises(OSError, match="No space"):
+        ledger.save()
+    full = False
+    ledger.try_to_save()
+    assert make_ledger(tmp_path).runs == ledger.runs
 
 
 def test_a_ledger_of_newer_code_is_left_alone(tmp_path):

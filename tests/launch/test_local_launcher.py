@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mcl_lab.errors import Interrupted
+from mcl_lab.errors import InputError, Interrupted
 from mcl_lab.launch.ledger import Attempt, Ledger, Run, Seen
 from mcl_lab.launch.local import LocalLauncher
 from mcl_lab.tracking.files import read_json, write_json
@@ -48,7 +48,7 @@ class Sweep:
     def observe(self, run):
         folder, latest = Path(run.folder), run.latest
         alive = bool(latest and latest.ended_ms is None and is_alive(latest.pid, latest.process_start))
-        return Seen(alive, "finished" if (folder / "done").exists() else None, "", 0, [])
+        return Seen(alive, "finished" if (folder / "done").exists() else None, "", 0, 0, [])
 
     def runs(self, count, uses_gpu=True):
         names = [f"r{number}" for number in range(count)]
@@ -71,7 +71,7 @@ class Sweep:
             self.ledger,
             runs,
             prepare=prepare or self.command,
-            environment=os.environ | {"EXTRA": "secret"},
+            environment=os.environ | {"EXTRA": "more"},
             identify=lambda pid: (process_start(pid), this_host()),
             show=show,
         )
@@ -117,9 +117,8 @@ def test_so_many_at_a_time_all_to_their_end(sweep):
     assert sweep.states(runs) == ["finished"] * 5
     assert sweep.most_at_once(runs) == 2
     assert all(sweep.done(run)["CUDA_VISIBLE_DEVICES"] == "" for run in runs)  # a run on the CPU touches no GPU
-    assert all(sweep.done(run)["EXTRA"] == "secret" for run in runs)
+    assert all(sweep.done(run)["EXTRA"] == "more" for run in runs)
     assert all(run.latest.exit_status == 0 and run.latest.ended_ms >= run.latest.started_ms for run in runs)
-    assert "secret" not in (sweep.folder / "ledger.json").read_text()
 
 
 def test_gpus_are_shared_out(sweep):
@@ -169,16 +168,19 @@ def test_a_run_that_cannot_be_started(sweep):
     def prepare(run):
         if run.name == "r0":
             raise OSError(28, "No space left on device")
+        if run.name == "r2":
+            raise InputError("hydra.run.dir", "is no folder")
         return ["/no/such/program"] if run.name == "r1" else sweep.command(run)
 
-    runs = sweep.runs(3, uses_gpu=False)
+    runs = sweep.runs(4, uses_gpu=False)
     sweep.launch(LocalLauncher(jobs=1), runs, prepare=prepare)
     standings = [sweep.ledger.standing(run) for run in runs]
-    assert [standing.state for standing in standings] == ["failed", "failed", "finished"]
+    assert [standing.state for standing in standings] == ["failed", "failed", "failed", "finished"]
+    assert "hydra.run.dir: is no folder" in standings[2].detail
     assert "No space left" in standings[0].detail and "/no/such/program" in standings[1].detail
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
 def test_a_stop_lets_the_runs_stop_and_the_next_launch_goes_on(sweep, number):
     sweep.seconds = {"r0": 60, "r1": 60}
     runs = sweep.runs(3, uses_gpu=False)
@@ -187,6 +189,7 @@ def test_a_stop_lets_the_runs_stop_and_the_next_launch_goes_on(sweep, number):
         if all((Path(run.folder) / "began").exists() for run in runs[:2]) and not sent:
             sent.append(number)
             os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # a shell that is hung up, and the kernel, send one each
 
     sent = []
     with pytest.raises(Interrupted) as caught:
@@ -209,7 +212,7 @@ def test_a_second_stop_kills(sweep):
     (run,) = sweep.runs(1, uses_gpu=False)
     sent = []
 
-    def stop(seconds=0.5):
+    def stop(seconds=1.5):
         if (Path(run.folder) / "began").exists() and (not sent or len(sent) < 2 and time.monotonic() > sent[0] + seconds):
             sent.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
@@ -217,6 +220,66 @@ def test_a_second_stop_kills(sweep):
     with pytest.raises(Interrupted):
         sweep.launch(LocalLauncher(), [run], show=stop, prepare=prepare)
     assert len(sent) == 2 and run.latest.exit_status == -signal.SIGKILL
+
+
+def test_a_hangup_that_is_to_be_ignored(sweep):
+    """As nohup does, and shells to the jobs that their scripts put into the background."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        (run,) = sweep.runs(1, uses_gpu=False)
+        sweep.launch(LocalLauncher(), [run], show=lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert sweep.states([run]) == ["finished"]
+
+
+def test_no_run_goes_on_when_the_launcher_breaks_off(sweep):
+    sweep.seconds = {"r0": 60}
+    (run,) = sweep.runs(1, uses_gpu=False)
+
+    def show():
+        if (Path(run.folder) / "began").exists():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        sweep.launch(LocalLauncher(), [run], show=show)
+    assert (Path(run.folder) / "told").read_text() == "SIGTERM"
+    assert run.latest.exit_status == 143 and sweep.states([run]) == ["waiting"]
+
+
+def test_a_stop_when_all_is_done_is_no_interruption(sweep):
+    (run,) = sweep.runs(1, uses_gpu=False)
+    done = Path(run.folder) / "done"
+    sweep.launch(LocalLauncher(), [run], show=lambda: done.exists() and os.kill(os.getpid(), signal.SIGTERM))
+    assert sweep.states([run]) == ["finished"]
+
+
+def test_a_run_that_was_stopped_from_outside_is_not_started_again(sweep):
+    sweep.seconds = {"r0": 60}
+    (run,) = sweep.runs(1, uses_gpu=False)
+    sent = []
+
+    def stop_it():
+        if (Path(run.folder) / "began").exists() and not sent:
+            sent.append(os.kill(run.latest.pid, signal.SIGTERM))
+
+    sweep.launch(LocalLauncher(), [run], show=stop_it)
+    assert sweep.states([run]) == ["waiting"] and len(run.attempts) == 1
+
+
+def test_more_runs_at_a_time_than_gpus(sweep):
+    sweep.seconds = dict.fromkeys(["r0", "r1", "r2"], 0.8)
+    runs = sweep.runs(3)
+    sweep.launch(LocalLauncher(gpus=[1, 5], jobs=3), runs)
+    assert [sweep.done(run)["CUDA_VISIBLE_DEVICES"] for run in runs] == ["1", "5", "1"]
+
+
+@pytest.mark.parametrize("gpus", [[], [2, 2], [0, 3]])
+def test_gpus_that_may_not_be_used(gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with pytest.raises(InputError, match="2, 3"):
+        LocalLauncher(gpus=gpus)
 
 
 def left_behind(sweep, run, seconds, gpu=None):
@@ -241,6 +304,37 @@ def test_what_a_killed_launcher_left_running_is_waited_for_in_its_place(sweep):
     first, _, third = map(sweep.done, runs)
     assert first["CUDA_VISIBLE_DEVICES"] == "4"
     assert third["CUDA_VISIBLE_DEVICES"] == "4" and third["began"] >= first["ended"]  # 7 was taken
+
+
+def test_more_left_behind_than_there_are_places_now(sweep):
+    runs = sweep.runs(4)
+    processes = [left_behind(sweep, run, 1.5, gpu="0") for run in runs[:2]]
+    reapers = [threading.Thread(target=process.wait) for process in processes]
+    for reaper in reapers:
+        reaper.start()
+    sweep.launch(LocalLauncher(gpus=[1]), runs)
+    for reaper in reapers:
+        reaper.join()
+    assert sweep.states(runs) == ["finished"] * 4
+    late = [sweep.done(run) for run in runs[2:]]
+    assert [done["CUDA_VISIBLE_DEVICES"] for done in late] == ["1", "1"]
+    assert sweep.most_at_once(runs[2:]) == 1
+
+
+def test_a_run_that_somebody_else_began_meanwhile(sweep, monkeypatch):
+    """Ours gives way and fails; it is tried again when the other has come to its end."""
+    (run,) = sweep.runs(1, uses_gpu=False)
+    other = time.monotonic() + 1.5
+    seen = sweep.observe
+    sweep.ledger._observe = lambda run: seen(run)._replace(alive=seen(run).alive or bool(run.attempts) and time.monotonic() < other)
+    sweep.status = {"r0": 1}
+
+    def show():
+        if run.attempts and run.latest.ended_ms:
+            sweep.status = {}
+
+    sweep.launch(LocalLauncher(), [run], show=show)
+    assert sweep.states([run]) == ["finished"] and [attempt.exit_status for attempt in run.attempts] == [1, 0]
 
 
 def test_what_a_killed_launcher_left_and_then_died_is_started_again(sweep):
