@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runs import RUN, epochs, result
 
+from mcl_lab.results.plots import layer_weights_figure
 from mcl_lab.tracking.mlflow_store import deliver
 
 
@@ -90,14 +92,31 @@ def test_figures_of_a_row_are_drawn_and_attached(call, delivered, tmp_path):
     assert {file.name: file.read_bytes() for file in other.iterdir()} == attached
 
 
-def test_the_layer_weights_of_a_journal_are_drawn(call, trained, tmp_path):
+def test_the_layer_weights_of_a_journal_are_drawn(call, trained, tmp_path, monkeypatch):
+    heads = ["stage1", "stage2", "own_head"]
     lines = epochs(trained[0])
-    for number, line in enumerate(lines):
-        names = [f"layer_weights/a.{k}-b.{z}" for k in ("stage1", "stage2", "own_head") for z in ("stage1", "stage2", "own_head")]
-        line["metrics"] |= {name: 0.5 + 0.01 * number for name in names}
+    for line in lines:
+        weights = {
+            f"layer_weights/a.{k}-b.{z}": 0.1 * line["epoch"] + 0.01 * row + 0.001 * column
+            for row, k in enumerate(heads)
+            for column, z in enumerate(heads)
+        }
+        line["metrics"] |= dict(sorted(weights.items()))
     (trained[0] / "metrics.jsonl").write_text("".join(json.dumps(line | {"time_ms": 0}) + "\n" for line in lines))
+    drawn = []
+
+    def spy(title, at, pairs):
+        drawn.append((list(at), pairs))
+        return layer_weights_figure(title, at, pairs)
+
+    monkeypatch.setattr("mcl_lab.tasks.draw.layer_weights_figure", spy)
     assert call("task=report", "task.figures=drawn", "task.source=folders").status == 0
     assert len(list((tmp_path / "drawn").glob("*/layer_weights.*"))) == 2
+    ((at, (pair,)),) = drawn
+    assert at == [1, 2] and pair.row_heads == pair.column_heads == ["1", "2", "own"]
+    assert (pair.rows[:2], pair.columns[:2]) == ("a:", "b:")
+    ours, row, column = np.ogrid[1:3, 0:3, 0:3]
+    assert np.allclose(pair.values, 0.1 * ours + 0.01 * row + 0.001 * column)
 
 
 def test_only_figures_import_matplotlib_and_reading_folders_no_mlflow(trained, tmp_path):
