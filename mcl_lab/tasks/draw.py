@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 
 from mcl_lab.errors import InputError
 from mcl_lab.results.formats import plain_text
-from mcl_lab.results.plots import Baseline, Curve, LayerWeights, accuracy_figure, layer_weights_figure, loss_figure, save
+from mcl_lab.results.plots import (
+    Baseline,
+    Curve,
+    LayerWeights,
+    accuracy_figure,
+    layer_weights_figure,
+    loss_figure,
+    save,
+)
 from mcl_lab.results.report import Row, Table
 from mcl_lab.results.rows import Peer, Run, name_of
 from mcl_lab.tasks.screen import say
@@ -112,7 +120,9 @@ def _baselines(row: Row, run: Run, seeds: _Seeds) -> list[Baseline]:
                 for other in finished
                 if (same := _equal(other, run.peers[key]))
             ]
-            curve = Curve(plain_text(f"{name_of(run, key)} alone"), _Seeds(finished, seeds.epochs_of).epochs, np.array(values))
+            curve = Curve(
+                plain_text(f"{name_of(run, key)} alone"), _Seeds(finished, seeds.epochs_of).epochs, np.array(values)
+            )
             like = list(run.peers).index(key) if len(_equal(run, run.peers[key])) == 1 else None
             curves.append(Baseline(curve, like))
     return curves

@@ -27,7 +27,11 @@ def trained(lmcl_run, alone_run, interrupted_run, tmp_path):
     pair, alone = (json.loads((folder / "record.json").read_text()) for folder in folders)
     for name in ("recipe", "recipe_key"):
         alone["tags"][name] = pair["tags"][name]
-    other = json.loads((stopped / "record.json").read_text()) | {"name": "stopped", "run_key": "another", "id": "another"}
+    other = json.loads((stopped / "record.json").read_text()) | {
+        "name": "stopped",
+        "run_key": "another",
+        "id": "another",
+    }
     other["tags"]["seed"] = "1"
     for folder, record in ((folders[1], alone), (stopped, other)):
         (folder / "record.json").write_text(json.dumps(record))

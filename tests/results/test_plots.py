@@ -80,14 +80,24 @@ def test_files_open_and_are_the_same_each_time(draw, tmp_path):
 
 
 def test_curves_are_means_with_a_band_and_baselines_are_dashed():
-    figure = accuracy_figure("t", [curve("a", seeds=3), curve("b")], [Baseline(curve("a alone"), 0), Baseline(curve("c"), None)])
+    figure = accuracy_figure(
+        "t", [curve("a", seeds=3), curve("b")], [Baseline(curve("a alone"), 0), Baseline(curve("c"), None)]
+    )
     (axes,) = figure.axes
     first, second, beside, other = axes.lines
     assert np.allclose(first.get_ydata(), np.linspace(1, 90, 30) + 1)
     assert len(axes.collections) == 1  # the band of three seeds
     assert [line.get_linestyle() for line in axes.lines] == ["-", "-", "--", "--"]
-    assert beside.get_color() == first.get_color() != second.get_color() and other.get_color() not in (first.get_color(), second.get_color())
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a: 91.00", "b: 90.00", "a alone: 90.00", "c: 90.00"]
+    assert beside.get_color() == first.get_color() != second.get_color() and other.get_color() not in (
+        first.get_color(),
+        second.get_color(),
+    )
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "a: 91.00",
+        "b: 90.00",
+        "a alone: 90.00",
+        "c: 90.00",
+    ]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "test accuracy (%)")
 
 
@@ -96,12 +106,19 @@ def test_the_loss_axis_is_logarithmic_only_where_it_can_be():
         terms = [Curve(str(value), [1, 2], np.array([[value, value]])) for value in values]
         return loss_figure("t", terms, Curve("sum", [1, 2], np.full((1, 2), sum(values)))).axes[0].get_yscale()
 
-    assert [scale(1.0, 100.0), scale(1.0, 2.0), scale(0.0, 100.0), scale(-1.0, 100.0)] == ["log", "linear", "linear", "linear"]
+    assert [scale(1.0, 100.0), scale(1.0, 2.0), scale(0.0, 100.0), scale(-1.0, 100.0)] == [
+        "log",
+        "linear",
+        "linear",
+        "linear",
+    ]
 
 
 def test_heat_maps_from_the_first_epoch_to_the_last_with_their_numbers():
     values = np.arange(12 * 6).reshape(12, 2, 3) / 100
-    figure = layer_weights_figure("t", range(1, 13), [LayerWeights("a: x", "b: y", ["1", "own"], ["1", "2", "own"], values)])
+    figure = layer_weights_figure(
+        "t", range(1, 13), [LayerWeights("a: x", "b: y", ["1", "own"], ["1", "2", "own"], values)]
+    )
     maps = [axes for axes in figure.findobj(lambda artist: hasattr(artist, "get_images")) if axes.get_images()]
     titles = [axes.get_title() for axes in maps]
     assert titles[0] == "epoch 1" and titles[-1] == "epoch 12" and len(titles) == 5
@@ -109,7 +126,9 @@ def test_heat_maps_from_the_first_epoch_to_the_last_with_their_numbers():
         place = int(axes.get_title().split()[1]) - 1
         (image,) = axes.get_images()
         assert np.array_equal(image.get_array(), values[place])
-        assert [text.get_text() for text in axes.texts] == [f"{value:.2f}".removeprefix("0") for value in values[place].ravel()]
+        assert [text.get_text() for text in axes.texts] == [
+            f"{value:.2f}".removeprefix("0") for value in values[place].ravel()
+        ]
         assert image.get_clim() == maps[0].get_images()[0].get_clim()
     assert [text.get_text() for text in maps[0].get_yticklabels()] == ["1", "own"]
     assert [text.get_text() for text in maps[0].get_xticklabels()] == ["1", "2", "own"]

@@ -60,7 +60,9 @@ No runs yet: WRN-16-2.
 
 
 def test_latex():
-    assert formats.latex({FIGURE: [TABLE]}) == r"""% needs \usepackage{booktabs}
+    assert (
+        formats.latex({FIGURE: [TABLE]})
+        == r"""% needs \usepackage{booktabs}
 
 \begin{table}
   \centering
@@ -91,6 +93,7 @@ def test_latex():
 \end{table}
 % no runs yet: WRN-16-2
 """
+    )
 
 
 def test_csv_has_every_number_unrounded():
@@ -128,7 +131,9 @@ def test_every_figure_has_its_tables():
     ]
 
 
-ANY = st.text(min_size=1, max_size=12) | st.sampled_from(["a|b", "a_b & c", "<b>x", "\\end{table}", "\x1b[31m", "x\ny", "[1ex]", "*x", "‮x"])
+ANY = st.text(min_size=1, max_size=12) | st.sampled_from(
+    ["a|b", "a_b & c", "<b>x", "\\end{table}", "\x1b[31m", "x\ny", "[1ex]", "*x", "‮x"]
+)
 
 
 def with_names(name: str) -> Table:
@@ -165,6 +170,8 @@ def test_odd_names_come_back_from_csv(name):
     assert all(None not in row.values() and None not in row for row in rows)
 
 
-@pytest.mark.parametrize(("text", "shown"), [("a\x1b[2Jb\nc\td", "a?[2Jb c d"), ("größe × 2", "größe × 2"), ("‮x", "?x")])
+@pytest.mark.parametrize(
+    ("text", "shown"), [("a\x1b[2Jb\nc\td", "a?[2Jb c d"), ("größe × 2", "größe × 2"), ("‮x", "?x")]
+)
 def test_plain_text_obeys_nobody(text, shown):
     assert formats.plain_text(text) == shown
