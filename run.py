@@ -1,27 +1,32 @@
 """The entry: compose the config, check it, call the task it names; errors become exit statuses.
 
 python run.py experiment=quickstart              one run
-python run.py pair=resnet20,resnet32 -m          several, one after the other
+python run.py pair=resnet20,resnet32 -m          several: a sweep
+python run.py +sweeps=homogeneous seed=0,1,2     a sweep that sweeps/ names
 python run.py --cfg job | --help | --info        Hydra's answers about the config
 """
 
 import argparse
+import copy
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser  # the only list of Hydra's flags
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mcl_lab.config.check import check
-from mcl_lab.config.compose import CONF, compose, expand
+from mcl_lab.config.compose import CONF, compose
 from mcl_lab.config.stored import resumed
+from mcl_lab.config.sweeps import expand, split_names
 from mcl_lab.errors import InputError, Interrupted, RunFailed
+
+TRAIN = "mcl_lab.tasks.train.train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,13 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         flags = parse(argv)
         overrides = search_path(flags) + flags.overrides
-        if flags.multirun or "hydra.mode=MULTIRUN" in overrides:
-            check_all(overrides)
-            hand_over(in_order(argv, flags), search_path(flags))
-        elif flags.cfg or flags.info or flags.help or flags.hydra_help or flags.shell_completion:
+        several = flags.multirun or "hydra.mode=MULTIRUN" in overrides or split_names(overrides)[0]
+        if flags.cfg or flags.info or flags.help or flags.hydra_help or flags.shell_completion:
+            if split_names(overrides)[0]:
+                raise InputError("sweeps", "names several runs; --cfg and its like are about one, leave it out")
             if not flags.shell_completion:
                 compose(overrides)  # so that what is wrong is said in one line
             hand_over(in_order(argv, flags))
+        elif several:
+            run_several(flags.overrides, flags)
         else:
             run_one(checked(overrides))
     except InstantiationException as error:
@@ -95,11 +102,50 @@ def checked(overrides: Sequence[str]) -> DictConfig:
     return config if config.resume is None else resumed(config)
 
 
-def check_all(overrides: Sequence[str]) -> None:
-    """Every run of a multirun, before the first starts."""
-    for run in expand(overrides):
-        if checked(run).resume is not None:
-            raise InputError("resume", "goes on with one run; leave --multirun (-m) out")
+def run_several(overrides: Sequence[str], flags: argparse.Namespace) -> None:
+    """The runs of a sweep, all of them checked before the first starts: training by the launcher, what else they are one
+    after the other."""
+    names, others = split_names(overrides)
+    added = search_path(flags)
+    config_dir = Path(flags.config_dir) if added else None
+    configs = all_checked([[*added, *run] for run in expand(names, others, config_dir)])
+    if any(config.resume is not None for config in configs):
+        raise InputError("resume", "goes on with one run; leave --multirun (-m) out")
+    if all(config.task._target_ == TRAIN for config in configs):
+        from mcl_lab.tasks.sweep import launch
+
+        options = [f"--config-dir={config_dir.resolve()}"] if config_dir else []
+        launch(configs, name="_".join(names) or None, typed=flags.overrides, options=options)
+        return
+    failed = []
+    for config in configs:
+        try:
+            run_one(config)
+        except Interrupted:
+            raise
+        except RunFailed as error:
+            report(error)
+            failed.append(error)
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(configs)} failed")
+
+
+def all_checked(runs: Sequence[Sequence[str]]) -> list[DictConfig]:
+    """As `checked`; runs that differ in their seed alone are composed once, which takes most of the time."""
+    composed: dict[tuple, DictConfig] = {}
+    configs = []
+    for overrides in runs:
+        seed = [word for word in overrides if re.fullmatch(r"seed=\d+", word)]
+        rest = tuple(word for word in overrides if word not in seed)
+        if not seed or rest not in composed:
+            composed[rest] = checked(overrides)
+            configs.append(composed[rest])
+            continue
+        config = copy.deepcopy(composed[rest])
+        config.seed = int(seed[-1].partition("=")[2])
+        config.hydra.overrides.task = [word for word in overrides if not word.startswith("hydra")]
+        configs.append(config)
+    return configs
 
 
 def run_one(config: DictConfig) -> None:
@@ -108,25 +154,16 @@ def run_one(config: DictConfig) -> None:
     task(config, **{name: option for name, option in config.task.items() if name != "_target_"})
 
 
-def hand_over(argv: Sequence[str], search_path: Sequence[str] = ()) -> None:
-    """Leave the command line to Hydra, which calls `job` for each run of a multirun."""
+def hand_over(argv: Sequence[str]) -> None:
+    """Leave a question about the config to Hydra."""
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    def job(_: DictConfig) -> None:
-        typed = HydraConfig.get().overrides
-        # Hydra's sweeper leaves the config of the whole; each run keeps its own.
-        Path(HydraConfig.get().sweep.dir, "multirun.yaml").unlink(missing_ok=True)
-        try:
-            run_one(checked([*search_path, *typed.hydra, *typed.task]))
-        except Interrupted as error:
-            sys.exit(report(error))  # as an exception it would end this run only
+    def job(_: DictConfig) -> None: ...
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print
     sys.argv = [__file__, *argv]
     try:
         job()
-    except InstantiationException:
-        raise
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError("config", str(error)) from error
 

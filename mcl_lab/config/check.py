@@ -115,6 +115,8 @@ def _check_conflicts(tree: dict) -> None:
         raise InputError("trainer.precision", "tf32 needs trainer.device=cuda; on the CPU choose float32 or bf16")
     if optimizer.get("nesterov") and not optimizer.get("momentum"):
         raise InputError("optimizer.nesterov", "true needs optimizer.momentum > 0")
+    if not re.fullmatch(r"[\w-][\w.-]*|.*/.*", tree.get("sweep") or "-"):
+        raise InputError("sweep", f"must be a name of letters, digits, '.', '_' and '-', not {tree['sweep']!r}")
     warmup = schedule.get("warmup_epochs")
     if warmup and warmup > trainer["epochs"]:
         epochs = trainer["epochs"]
@@ -199,6 +201,9 @@ def _check_hydra(config: DictConfig) -> None:
     raw = {"hydra": OmegaConf.to_container(config.hydra, resolve=False)}
     for key, node in _nodes(raw):
         check_target(key, node["_target_"])
+    launcher = raw["hydra"].get("launcher")
+    if isinstance(launcher, dict) and str(launcher.get("_target_")).startswith("mcl_lab."):
+        _check_node("hydra.launcher", launcher)
     for key, _ in leaves(raw):
         if "()" in key.split("."):
             raise InputError(key, "a logging factory is not allowed")

@@ -52,19 +52,18 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """One list of overrides for each run of a multirun, in the order and form of Hydra's own sweeper."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # there is no public name for it
-
-    try:
-        return BasicSweeper.split_arguments(parse(overrides), max_batch_size=None)[0]
-    except HydraException as error:
-        raise InputError("--multirun", str(error)) from error
-
-
 def is_group(name: str) -> bool:
     """Whether `name` is a config group, `optimizer`, and not a key."""
     return name.startswith("hydra/") or bool(name) and (CONF / name).is_dir()
+
+
+def options(group: str, folders: Sequence[Path] = (CONF,)) -> set[str]:
+    """The names of a group's options, as found in folders of groups."""
+    return {
+        path.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in folders
+        for path in (folder / group).rglob("*.yaml")
+    }
 
 
 def overrides(config: DictConfig) -> list[str]:
@@ -127,13 +126,13 @@ def _refuse_early(override: Override) -> None:
     if not override.key_or_group:
         raise InputError(str(override.input_line), "has no key; write KEY=VALUE")
     if override.is_sweep_override():
-        raise InputError(key, "several values make several runs: add --multirun (-m)")
+        raise InputError(key, "several values make several runs: add -m (--multirun)")
     if is_group(override.key_or_group) and not override.is_delete():
         value = override.value()
         names = value if isinstance(value, list) else [value]
         if not all(isinstance(name, str) and name for name in names):
-            options = _options(override.key_or_group)
-            raise InputError(key, f"is a group and needs the name of an option: {_listed(options)}")
+            listed = _listed(options(override.key_or_group))
+            raise InputError(key, f"is a group and needs the name of an option: {listed}")
 
 
 def _missing_option(error: MissingConfigException, parsed: Collection[Override]) -> InputError:
@@ -141,9 +140,9 @@ def _missing_option(error: MissingConfigException, parsed: Collection[Override])
     for override in parsed:
         for value in override.value() if isinstance(override.value(), list) else [override.value()]:
             if missing == f"{override.key_or_group}/{value}":
-                options = _options(override.key_or_group) | set(error.options or ())
+                known = options(override.key_or_group) | set(error.options or ())
                 key = override.get_key_element().lstrip("+")
-                return InputError(key, f"there is no option {value}{nearest(str(value), options)}; {_listed(options)}")
+                return InputError(key, f"there is no option {value}{nearest(str(value), known)}; {_listed(known)}")
     return InputError(missing or "config", " ".join(str(error).split("Config search path")[0].split()))
 
 
@@ -177,17 +176,13 @@ def _known_keys(parsed: Collection[Override]) -> list[str]:
     except (HydraException, OmegaConfBaseException):
         config = _compose([])
     tree = unresolved(config)
+    hydra = [f"hydra.{key}" for key in config.hydra] + [f"hydra.launcher.{key}" for key in config.hydra.launcher]
     groups = [*config.hydra.runtime.choices, *[group.name for group in CONF.iterdir() if group.is_dir()]]
-    return [*[key for key, _ in leaves(tree)], *arguments(tree), *[f"hydra.{key}" for key in config.hydra], *groups]
+    return [*[key for key, _ in leaves(tree)], *arguments(tree), *hydra, *groups]
 
 
-def _options(group: str) -> set[str]:
-    folder = CONF / group
-    return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
-
-
-def _listed(options: Collection[str]) -> str:
-    return "choose one of " + ", ".join(sorted(options)) if options else SEE_ALL
+def _listed(names: Collection[str]) -> str:
+    return "choose one of " + ", ".join(sorted(names)) if names else SEE_ALL
 
 
 def _key_of(text: str) -> str:

@@ -24,6 +24,7 @@ class Config:
     schedule: dict[str, Any]
     trainer: dict[str, Any]
     tracking: dict[str, Any]
+    sweep: str | None = None
 
 
 @dataclass

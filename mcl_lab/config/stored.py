@@ -55,6 +55,7 @@ def read_config(folder: str | Path, key: str) -> DictConfig:
         _check_record(config)
     except InputError as error:
         raise InputError(key, f"{path}: {error}") from error
+    config.setdefault("sweep", None)  # older configs have none
     return config
 
 

@@ -22,7 +22,7 @@ _NAMES = {
     "dict": "a mapping",
     "Mapping": "a mapping",
 }
-_PLURALS = {"an integer": "integers", "a number": "numbers", "a string": "strings"}
+_PLURALS = {"an integer": "integers", "a number": "numbers", "a string": "strings", "a list": "lists"}
 _RANGE = re.compile(r"(>=?|<=?) *(-?[\d.]+)|([\[(])(-?[\d.]+), (-?[\d.]+)([\])])")
 _COMPARISONS = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,

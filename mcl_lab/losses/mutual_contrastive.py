@@ -12,6 +12,7 @@ from mcl_lab.losses.term import LossInput
 
 class MutualContrastiveLearning(nn.Module):
     """vcl, soft_vcl, icl and soft_icl of `contrastive.mutual_contrastive`, each times its weight; weight 0: not computed.
+    All layers of all peers take part (L-MCL, TPAMI 2023).
 
     widths: D_i of each peer. heads: S_i of each peer. width: d of the projected embeddings
     z = h / |h|, h = Linear(d, d)(relu(Linear(D_i, d)(e))), one projection head for each peer and stage.
@@ -61,3 +62,43 @@ class MutualContrastiveLearning(nn.Module):
             terms=tuple(self.weights),
         )
         return {name: weight * getattr(losses, name) for name, weight in self.weights.items()}
+
+
+class LastLayerContrastiveLearning(MutualContrastiveLearning):
+    """The same on each network's own embedding alone, as in MCL (AAAI 2022), with the weights as published.
+
+    There every loss counts once: vcl for each network, the others for each network and each other one. The sums of
+    `contrastive.mutual_contrastive` run over ordered pairs of embeddings and hold both directions of each, so they count
+    the vcl of one of N networks 2 (N - 1) times and all else twice.
+    """
+
+    uses_pair_weights = False  # there are no layers to match
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        vcl: Annotated[float, ">= 0"] = 0.1,
+        soft_vcl: Annotated[float, ">= 0"] = 1.0,
+        icl: Annotated[float, ">= 0"] = 0.1,
+        soft_icl: Annotated[float, ">= 0"] = 1.0,
+        temperature: Annotated[float, "> 0"] = 0.1,
+        kd_temperature: Annotated[float, "> 0"] = 3.0,
+        width: Annotated[int, ">= 1"] = 128,
+    ):
+        super().__init__(
+            widths,
+            heads=[1] * len(widths),
+            vcl=vcl / (2 * (len(widths) - 1)),
+            soft_vcl=soft_vcl / 2,
+            icl=icl / 2,
+            soft_icl=soft_icl / 2,
+            temperature=temperature,
+            kd_temperature=kd_temperature,
+            width=width,
+        )
+
+    def forward(self, batch: LossInput) -> dict[str, Tensor]:
+        if not self.weights:
+            return {}
+        last = [stages[-1:] for stages in batch.embeddings]
+        return super().forward(batch._replace(embeddings=last, pair_weights=None))

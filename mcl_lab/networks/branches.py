@@ -22,7 +22,6 @@ class Branch(nn.Module):
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
         network.initialise(self)
-        nn.init.zeros_(self.classifier.bias)
 
     def forward(self, tap: Tensor) -> tuple[Tensor, Tensor]:
         """The feature map after stage k to embedding (B, D) and logits (B, C); gradients flow back into the tap."""

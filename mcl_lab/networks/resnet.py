@@ -43,6 +43,8 @@ class ResNet(StagedNetwork):
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        if module is not self:  # in a branch, as in the authors' code
+            nn.init.zeros_(module.classifier.bias)
 
 
 class _Residual(nn.Module):

@@ -14,13 +14,17 @@ class StagedNetwork(nn.Module):
     A network joins by handing its parts to this constructor; auxiliary branches are then made from them (branches.py).
 
     stem: images (B, 3, H, W) to the first feature map.
-    stages: feature map to feature map; the output of each but the last is a tap for an auxiliary branch.
+    stages: feature map to feature map; the output of each but the last is a tap for an auxiliary branch, so what comes
+    after it must not write into it.
     neck: what stands between the last stage and the pooling (a final BatchNorm and ReLU, a 1x1 convolution, or nothing).
     width: D, channels after the neck. num_classes: C.
+    Raises ValueError when there is no stage.
     """
 
     def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], neck: nn.Module, *, width: int, num_classes: int):
         super().__init__()
+        if not stages:
+            raise ValueError("a network needs one stage or more")
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.neck = neck

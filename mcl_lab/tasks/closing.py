@@ -63,7 +63,7 @@ def baseline_command(config: DictConfig, key: str, network: str) -> str | None:
     """The command that trains peer `key`, a `network`, alone by this run's recipe; None for one without a file of that name."""
     if not (CONF / "pair" / "single" / f"{network}.yaml").exists():
         return None
-    own = ("pair", "loss", "network", "hydra", "resume", "task", "tracking.")
+    own = ("pair", "loss", "network", "hydra", "resume", "sweep", "task", "tracking.")
     kept = [word for word in overrides(config) if not word.lstrip("+~").startswith(own)]
     peer = f"pair.peers.{key}."
     kept += [word.replace(peer, "pair.peers.a.") for word in overrides(config) if word.lstrip("+~").startswith(peer)]

@@ -1,12 +1,18 @@
-"""Run folders: what is a run's own in them."""
+"""Run folders and sweep folders: where they are, and what is a run's own in them."""
 
 from pathlib import Path
 
-from mcl_lab.config.stored import FILE_NAME
+from omegaconf import DictConfig
+
+from mcl_lab.config.key import differences, key_config, run_key
+from mcl_lab.config.stored import FILE_NAME, read_config
+from mcl_lab.errors import InputError
+
+SWEEPS = "sweeps"  # the folder of sweep folders, beside the run folders
 
 OWN = frozenset(
     {FILE_NAME, "record.json", "metrics.jsonl", "status.json", "result.json", "checkpoints", "run.log", "run.lock"}
-    | {"delivery.json", "sender.log", "sender.lock"}
+    | {"delivery.json", "sender.log", "sender.lock", "mlflow.lock"}
 )
 
 
@@ -27,3 +33,29 @@ def is_untrained(folder: Path) -> bool:
     epochs = folder / "metrics.jsonl"
     made = [*(folder / "checkpoints").glob("*.pt"), *folder.glob("result.json")]
     return not made and not (epochs.exists() and epochs.stat().st_size)
+
+
+def sweep_folder(sweep: str, run: Path) -> Path:
+    """The folder of a sweep: `sweep` itself when it is a path, else the folder of that name beside the folder of a run."""
+    return Path(sweep) if "/" in sweep else run.parent / SWEEPS / sweep
+
+
+def refuse_other_run(config: DictConfig, folder: Path) -> None:
+    """Raise InputError when the folder belongs to another config, saying what differs."""
+    if not (folder / FILE_NAME).exists():
+        if others := foreign(folder):
+            raise InputError(
+                "hydra.run.dir", f"{folder} holds other files ({others[0]}, ...); name a new or empty folder"
+            )
+        return
+    stored = read_config(folder, "hydra.run.dir")
+    if run_key(stored) != run_key(config):
+        changed = "; ".join(differences(key_config(stored), key_config(config)))
+        raise InputError("hydra.run.dir", f"{folder} belongs to a run of another config: {changed}")
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("hydra.run.dir", f"cannot make the run folder {folder}: {error.strerror}") from error

@@ -22,19 +22,10 @@ def summary(
 
     num_classes, image_size: what is counted for; the data set itself is not read.
     """
-    peers = {}
-    for key in sorted(config.pair.peers):
-        network = build.build_network(config.pair.peers[key], key, num_classes)
-        peer = Peer(network, branches=True)
-        peers[key] = {
-            "network": config.pair.peers[key].name,
-            "stages": len(network.stages),
-            "width": network.width,
-            "parameters": parameters(network),
-            "multi_adds": multi_adds(network, image_size),
-            "parameters_with_branches": parameters(peer),
-            "multi_adds_with_branches": multi_adds(peer, image_size),
-        }
+    nodes, peers = config.pair.peers, {}
+    for key in sorted(nodes):
+        alike = next((other for other in peers if nodes[other] == nodes[key]), None)  # counted already
+        peers[key] = peers[alike] if alike else _counts(nodes[key], key, num_classes, image_size)
     if format == "json":
         print(json.dumps({"num_classes": num_classes, "image_size": image_size, "peers": peers}, indent=2))
     else:
@@ -46,3 +37,17 @@ def summary(
         for key, (network, *counts) in ((key, peer.values()) for key, peer in peers.items()):
             shown.add_row(f"{key}: {network}", *(f"{count:,}" for count in counts))
         screen().print(shown)
+
+
+def _counts(node: DictConfig, key: str, num_classes: int, image_size: int) -> dict[str, str | int]:
+    network = build.build_network(node, key, num_classes)
+    peer = Peer(network, branches=True)
+    return {
+        "network": node.name,
+        "stages": len(network.stages),
+        "width": network.width,
+        "parameters": parameters(network),
+        "multi_adds": multi_adds(network, image_size),
+        "parameters_with_branches": parameters(peer),
+        "multi_adds_with_branches": multi_adds(peer, image_size),
+    }

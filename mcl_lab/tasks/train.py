@@ -10,12 +10,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from mcl_lab.config.compose import run_folder
-from mcl_lab.config.key import differences, key_config, run_key
-from mcl_lab.config.stored import FILE_NAME, read_config, to_yaml
+from mcl_lab.config.stored import FILE_NAME, to_yaml
 from mcl_lab.errors import InputError, Interrupted
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
-from mcl_lab.tasks.folders import foreign
+from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder
 from mcl_lab.tasks.record import going_on, record_of, result_of
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
@@ -66,6 +65,8 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
     where = {"uri": config.tracking.uri, "experiment": config.tracking.experiment}
     begun = read_record(folder)
     record = (going_on(begun) if begun else record_of(config, folder)) | where
+    if config.sweep is not None:
+        record |= {"parent": str(sweep_folder(config.sweep, folder).absolute())}
     device = build.use_device(config.trainer)
     seed_everything(config.seed)
     data = build.build_data(config.data, device)
@@ -153,32 +154,11 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     checkpoints.drop_steps()
 
 
-def refuse_other_run(config: DictConfig, folder: Path) -> None:
-    """Raise InputError when the folder belongs to another config, saying what differs."""
-    if not (folder / FILE_NAME).exists():
-        if others := foreign(folder):
-            raise InputError(
-                "hydra.run.dir", f"{folder} holds other files ({others[0]}, ...); name a new or empty folder"
-            )
-        return
-    stored = read_config(folder, "hydra.run.dir")
-    if run_key(stored) != run_key(config):
-        changed = "; ".join(differences(key_config(stored), key_config(config)))
-        raise InputError("hydra.run.dir", f"{folder} belongs to a run of another config: {changed}")
-
-
 def refuse_other_data(before: dict, now: dict) -> None:
     """Raise InputError when the images are not those that the run began with: a folder's content is not in its key."""
     changed = [name for name in before if before[name] != now[name]]
     if changed:
         raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError("hydra.run.dir", f"cannot make the run folder {folder}: {error.strerror}") from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
     """What has been delivered of `record` to the store it names; a fresh memory when nothing has, or only elsewhere.
 
     `experiment_id` and `mlflow_run` are MLflow's ids; `last_epoch` is the last epoch sent; `state` and `started_ms` are
-    those of the status that was delivered with all that belongs to it; `error` is the last try's, None after a good
+    those of the status that was delivered with all that belongs to it, `parent` is the record's then; `error` is the last try's, None after a good
     one.
     """
     fresh = {
@@ -33,6 +33,7 @@ def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
         "artifacts": [],
         "state": None,
         "started_ms": None,
+        "parent": None,
         "error": None,
     }
     stored = read_json(Path(folder) / DELIVERY)
@@ -72,7 +73,8 @@ def is_delivered(folder: Path | str, *, vanished: bool = False) -> bool:
         return True
     state = end_state(status, vanished)
     delivery = read_delivery(folder, record)
-    return state is not None and (delivery["state"], delivery["started_ms"]) == (state, started_ms(status))
+    delivered = (delivery["state"], delivery["started_ms"], delivery["parent"])
+    return state is not None and delivered == (state, started_ms(status), record["parent"])
 
 
 def end_state(status: dict[str, Any] | None, vanished: bool) -> str | None:

@@ -21,6 +21,7 @@ from mcl_lab.tracking.processes import process_start, this_host
 from mcl_lab.tracking.uri import stored_uri
 
 RECORD, METRICS, STATUS = "record.json", "metrics.jsonl", "status.json"
+LONGEST_LINE = 2**16  # bytes; an epoch of two peers takes about two thousand
 
 State = Literal["running", "finished", "failed", "interrupted"]
 
@@ -36,7 +37,8 @@ class Journal:
     def begin(self, record: dict[str, Any]) -> dict[str, Any]:
         """Write record.json and return it.
 
-        `record` holds `run_key`, `name`, `uri` (None: not tracked), `experiment`, `params` and `tags` (of str to str).
+        `record` holds `run_key`, `name`, `uri` (None: not tracked), `experiment`, `params` and `tags` (of str to str), and
+        if need be `parent`, the folder of the sweep that the run belongs to.
         A folder that has a record keeps its `id` and `created_ms`: a resumed run is the same run, even when it is
         tracked elsewhere from now on. The URI is stored by its absolute path and without user and password.
 
@@ -45,6 +47,7 @@ class Journal:
         old = read_record(self.folder)
         new = {
             "id": old["id"] if old else uuid.uuid4().hex,
+            "parent": None,
             **record,
             "uri": None if record["uri"] is None else stored_uri(record["uri"]),
             "created_ms": old["created_ms"] if old else _now_ms(),
@@ -93,7 +96,8 @@ class Journal:
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:
     """record.json of a run folder; None when there is none."""
-    return read_json(Path(folder) / RECORD)
+    record = read_json(Path(folder) / RECORD)
+    return record and {"parent": None} | record  # older ones have no parent
 
 
 def read_status(folder: Path | str) -> dict[str, Any] | None:
@@ -115,6 +119,18 @@ def read_epochs(folder: Path | str) -> list[dict[str, Any]]:
         return []
     complete = text[: text.rfind("\n") + 1]
     return [json.loads(line) for line in complete.splitlines() if line]
+
+
+def read_last_epoch(folder: Path | str) -> dict[str, Any] | None:
+    """The last of `read_epochs`, without reading them all; None when there is none."""
+    try:
+        with open(Path(folder) / METRICS, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    complete = text[: text.rfind("\n") + 1].splitlines()
+    return json.loads(complete[-1]) if complete else None
 
 
 def _line(epoch: dict[str, Any]) -> str:

@@ -38,9 +38,11 @@ _configure_mlflow()
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
 
-ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
-ARTIFACTS = ("config.yaml", "result.json", "run.log")
+ID_TAG, KEY_TAG, STATE_TAG, SWEEP_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state", "sweep"
+RUN_LOCK = "mlflow.lock"  # held by whoever looks a run up to make it when it is not there
+ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json")
 MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "vanished": "FAILED"}
 
 for _chatty in ("mlflow", "alembic"):
@@ -64,12 +66,13 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     delivery = read_delivery(folder, record)
 
     client, experiment_id = _connect(record["uri"], record["experiment"])
-    run = _find_or_create_run(client, experiment_id, record)
+    run = _find_or_create_run(client, experiment_id, folder, record)
     if run.info.run_id != delivery["mlflow_run"]:  # a new one, or somebody deleted the one we knew
         delivery |= {"last_epoch": 0, "artifacts": [], "state": None, "started_ms": None}
     delivery |= {"experiment_id": experiment_id, "mlflow_run": run.info.run_id, "error": None}
 
     _send_description(client, run, record)
+    _send_parent(client, experiment_id, run, record)
     delivery["last_epoch"] = _send_epochs(client, run, folder, after=delivery["last_epoch"])
     write_delivery(folder, delivery)
 
@@ -81,7 +84,7 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
         _send_final_figures(client, run, folder, status)
     _send_end(client, run, folder, status, state)
     delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a server may have no place for them
-    write_delivery(folder, delivery | {"state": state, "started_ms": started_ms(status)})
+    write_delivery(folder, delivery | {"state": state, "started_ms": started_ms(status), "parent": record["parent"]})
     return is_delivered(folder, vanished=vanished)
 
 
@@ -113,15 +116,19 @@ def _one_at_a_time(database: Path) -> Iterator[None]:
         yield
 
 
-def _find_or_create_run(client: MlflowClient, experiment_id: str, record: dict[str, Any]) -> Run:
-    found = client.search_runs(
-        [experiment_id], f"tags.`{ID_TAG}` = '{record['id']}'", max_results=1, order_by=["attributes.start_time ASC"]
-    )
-    if found:
-        return found[0]
-    return client.create_run(
-        experiment_id, start_time=record["created_ms"], run_name=record["name"], tags={ID_TAG: record["id"]}
-    )
+def _find_or_create_run(client: MlflowClient, experiment_id: str, folder: Path, record: dict[str, Any]) -> Run:
+    with exclusive(folder / RUN_LOCK):  # the sender of a child may be here for its parent
+        found = client.search_runs(
+            [experiment_id],
+            f"tags.`{ID_TAG}` = '{record['id']}'",
+            max_results=1,
+            order_by=["attributes.start_time ASC"],
+        )
+        if found:
+            return found[0]
+        return client.create_run(
+            experiment_id, start_time=record["created_ms"], run_name=record["name"], tags={ID_TAG: record["id"]}
+        )
 
 
 def _send_description(client: MlflowClient, run: Run, record: dict[str, Any]) -> None:
@@ -134,6 +141,21 @@ def _send_description(client: MlflowClient, run: Run, record: dict[str, Any]) ->
         tags=[RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
         synchronous=True,
     )
+
+
+def _send_parent(client: MlflowClient, experiment_id: str, run: Run, record: dict[str, Any]) -> None:
+    """Make the run a child of its sweep's, which is made when its own sender has not come to it yet."""
+    parent = record["parent"] and read_record(record["parent"])
+    if parent is None or (parent["uri"], parent["experiment"]) != (record["uri"], record["experiment"]):
+        return
+    known = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
+    if known is None or run.data.tags.get(SWEEP_TAG) != parent["name"]:
+        made = _find_or_create_run(client, experiment_id, Path(record["parent"]), parent)
+        client.log_batch(
+            run.info.run_id,
+            tags=[RunTag(MLFLOW_PARENT_RUN_ID, made.info.run_id), RunTag(SWEEP_TAG, parent["name"])],
+            synchronous=True,
+        )
 
 
 def _send_epochs(client: MlflowClient, run: Run, folder: Path, *, after: int) -> int:

@@ -1,9 +1,10 @@
-"""Accuracy of a cohort on a set of images.
+"""Accuracy of a cohort on a set of images, and the mean layer-matching weights on them.
 
-N peers, S_i heads of peer i, B batch, C classes, K the larger rank counted (5, or C when that is less).
+N peers, S_i heads of peer i, B batch, C classes, D_i embedding width of peer i, P ordered pairs of embeddings of different
+peers, K the larger rank counted (5, or C when that is less).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,20 @@ def evaluate(
     cohort: nn.Module,
     ensembles: Callable[[object], list[Tensor] | None],
     batches: Iterable[tuple[Tensor, Tensor]],
-) -> dict[str, Accuracies]:
-    """Top-1 and top-5 accuracies in %: `{"top1": {peer: {head: %}}, "top5": ...}`.
+    pair_weights: Callable[[Sequence[Sequence[Tensor]]], Tensor] | None = None,
+) -> dict[str, Accuracies | dict[str, float]]:
+    """Top-1 and top-5 accuracies in %: `{"top1": {peer: {head: %}}, "top5": ...}`, and `"layer_weights"` if asked for.
 
     The heads of a peer are `stage1`, `stage2`, ... (auxiliary), `own_head`, and `ensemble` when there is one.
-    cohort: its `peers` are named, its output holds `logits[i][k]` (B, C). ensembles: that output to each peer's ensemble
-    logits (B, C), or None. batches: images (B, 3, H, W) and labels (B,). Leaves the cohort in the mode it was in.
+    cohort: its `peers` are named, its output holds `embeddings[i][k]` (B, D_i) and `logits[i][k]` (B, C). ensembles: that
+    output to each peer's ensemble logits (B, C), or None. batches: images (B, 3, H, W) and labels (B,).
+    pair_weights: embeddings to weights (P, B), symmetric, in the order for i, for j != i, for k, for z. With it
+    `"layer_weights"` holds their means over the images, `{"a.stage1-b.own_head": mean}`, each two embeddings once.
+    Leaves the cohort in the mode it was in.
     """
     was_training = cohort.training
     cohort.eval()
-    counts, images = 0, 0
+    counts, weights, images = 0, 0, 0
     try:
         with torch.inference_mode():
             for inputs, labels in batches:
@@ -34,6 +39,8 @@ def evaluate(
                     [*stages, *(ensemble[i : i + 1] if ensemble else [])] for i, stages in enumerate(output.logits)
                 ]
                 counts = counts + _correct(torch.stack([scores for peer in heads for scores in peer]), labels)
+                if pair_weights is not None:
+                    weights = weights + pair_weights(output.embeddings).double().sum(-1)
                 images += len(labels)
     finally:
         cohort.train(was_training)
@@ -46,7 +53,26 @@ def evaluate(
     for (peer, head), correct in zip(names, (100 * counts / images).tolist(), strict=True):
         accuracies["top1"].setdefault(peer, {})[head] = correct[0]
         accuracies["top5"].setdefault(peer, {})[head] = correct[1]
-    return accuracies
+    if pair_weights is None:
+        return accuracies
+    embeddings = {
+        name: _head_names(len(stages), ensemble=False)
+        for name, stages in zip(cohort.peers, output.logits, strict=True)
+    }
+    return accuracies | {"layer_weights": _by_pair((weights / images).tolist(), embeddings)}
+
+
+def _by_pair(weights: Sequence[float], embeddings: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Weights in the order for i, for j != i, for k, for z by name, those with i before j."""
+    pairs = [
+        (i < j, f"{first}.{k}-{second}.{z}")
+        for i, (first, first_heads) in enumerate(embeddings.items())
+        for j, (second, second_heads) in enumerate(embeddings.items())
+        if j != i
+        for k in first_heads
+        for z in second_heads
+    ]
+    return {name: weight for (in_order, name), weight in zip(pairs, weights, strict=True) if in_order}
 
 
 def _correct(logits_HBC: Tensor, labels: Tensor) -> Tensor:

@@ -55,8 +55,9 @@ class Position:
 class Trainer:
     """Trains until `epochs` or `max_steps`, evaluating after each epoch.
 
-    objective: maps the cohort's output and labels to weighted scalar terms by name. optimizer: of all that the terms train.
-    evaluations: by name (`test`, `validation`), batches to score after each epoch.
+    objective: maps the cohort's output and labels to weighted scalar terms by name; its `ensembles` and `pair_weights` are
+        those of `evaluate`. optimizer: of all that the terms train.
+    evaluations: by name (`test`, `validation`), batches to score after each epoch; on `test` layer weights are recorded.
     parts: by name, all that has a state (state_dict, load_state_dict), what is named here included.
     save: called with (state, whole epochs, steps) for a checkpoint, at each epoch's end and every `checkpoint_steps` steps.
     record: called with each epoch's record once its checkpoint is written.
@@ -182,9 +183,11 @@ class Trainer:
         }
         started = time.monotonic()
         for name, batches in self.evaluations.items():
-            accuracies = evaluate(self.cohort, self.objective.ensembles, self.stop.guard(batches))
-            for peer, heads in accuracies["top1"].items():
+            pair_weights = self.objective.pair_weights if name == "test" else None
+            found = evaluate(self.cohort, self.objective.ensembles, self.stop.guard(batches), pair_weights)
+            for peer, heads in found["top1"].items():
                 metrics |= {f"{name}/{peer}/{head}": value for head, value in heads.items()}
+            metrics |= {f"layer_weights/{pair}": value for pair, value in found.get("layer_weights", {}).items()}
         metrics["train/evaluation_seconds"] = time.monotonic() - started
         with warnings.catch_warnings():  # of an optimizer whose steps were done before this process resumed the run
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)

@@ -7,11 +7,10 @@ from omegaconf import OmegaConf
 
 from mcl_lab.config import compose as composing
 from mcl_lab.config.check import check
-from mcl_lab.config.compose import compose, defaults_for, expand, overrides
+from mcl_lab.config.compose import compose, defaults_for, overrides
 from mcl_lab.config.key import differences, key_config
-from mcl_lab.errors import InputError
 
-NEEDED = {"imagefolder": ["data.root=here"], "evaluate": ["task.checkpoint=here"]}
+NEEDED = {"imagefolder": ["data.root=here"], "evaluate": ["task.checkpoint=here"], "sweep": ["task.sweep=here"]}
 OPTIONS = [
     f"{group}={path.relative_to(composing.CONF / group).with_suffix('')}"
     for group in ("task", "data", "pair", "loss", "optimizer", "schedule", "trainer", "tracking", "experiment")
@@ -47,16 +46,6 @@ def test_defaults_keep_the_choices_and_drop_the_values(typed, lines):
     defaults = defaults_for(config)
     assert differences(key_config(defaults), key_config(config)) == lines
     assert list(defaults.pair.peers) == list(config.pair.peers)
-
-
-def test_expand_is_the_product_in_order():
-    runs = expand(["seed=0,1", "loss=lmcl", "pair=resnet8,resnet20"])
-    assert runs == [
-        [f"seed={seed}", "loss=lmcl", f"pair={pair}"] for seed in (0, 1) for pair in ("resnet8", "resnet20")
-    ]
-    assert expand(["seed=range(3)"]) == [["seed=0"], ["seed=1"], ["seed=2"]]
-    with pytest.raises(InputError, match="--multirun"):
-        expand(["seed=interval(0,1)"])
 
 
 def test_composing_inside_hydra_leaves_hydra_as_it_was():

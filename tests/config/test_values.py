@@ -85,6 +85,7 @@ def test_examples(value, annotation, right):
         ("Annotated[int, '>= 1'] | None", "an integer >= 1 or null"),
         ("Annotated[tuple[float, float, float], '[0, 1]']", "a list of 3 numbers in [0, 1]"),
         ("Sequence[Annotated[int, '>= 1']]", "a list of integers >= 1"),
+        ("Sequence[Sequence[str]]", "a list of lists of strings"),
         ("Literal['float32', 'bf16']", "one of float32, bf16"),
         ("float | Tensor", "a number"),
         ("Optional[bool]", "true or false or null"),

@@ -5,14 +5,9 @@ import math
 
 import pytest
 from PIL import Image
-from runs import ALONE, BASELINE, RUN, SMALL, epochs, networks, only_folder, result
+from runs import ALONE, BASELINE, SMALL, epochs, networks, only_folder, result
 
-CONF = RUN.parent / "conf"
 TWO_STEPS = ["trainer.max_steps=2", "tracking=none"]
-
-
-def options(group):
-    return sorted(path.relative_to(CONF / group).with_suffix("").as_posix() for path in (CONF / group).rglob("*.yaml"))
 
 
 def of_peer(folder, peer):
@@ -116,20 +111,3 @@ def test_debug_preset(call, tmp_path):
     record = json.loads((folder / "metrics.jsonl").read_text())
     assert record["step"] == 3 and record["metrics"]["train/loss"] > 0
     assert [path.name.partition("-")[0] for path in (folder / "checkpoints").iterdir()] == ["networks"]
-
-
-EVERYTHING = [
-    (pair, loss)
-    for pair in options("pair")
-    for loss in options("loss")
-    if loss != "lmcl" or not pair.startswith("single/")  # nobody to learn from, and it says so
-]
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(("pair", "loss"), EVERYTHING)
-def test_debug_preset_of_everything(pair, loss, call, tmp_path):
-    small = ["data.images.size=16", "data.batch_size=20", "loss.meta_event.inner_steps=1"]
-    ended = call(*DEBUG, *small[: 3 if loss == "lmcl" else 2], f"pair={pair}", f"loss={loss}")
-    assert (ended.status, ended.err) == (0, "")
-    assert result(only_folder(tmp_path))["steps"] == 3

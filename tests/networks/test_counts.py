@@ -4,25 +4,22 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from published_networks import COUNTS
 
 from mcl_lab.networks.cohort import Peer
 from mcl_lab.networks.summary import multi_adds, parameters
 from mcl_lab.tasks.build import build_network
 
 NETWORKS = Path(__file__).parents[2] / "conf" / "network"
-# parameters and multi-adds of the network, the same with branches, embedding width
-COUNTS = {
-    "resnet32": (472_756, 69_130_496, 1_281_852, 136_776_448, 64),
-    "resnet56": (861_620, 125_753_600, 2_336_828, 250_022_656, 64),
-    "resnet110": (1_170_868, 167_453_696, 3_181_948, 337_374_208, 256),
-}
 
 
 def from_config(name, num_classes=100):
     return build_network(OmegaConf.load(NETWORKS / f"{name}.yaml"), "a", num_classes)
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full if name == "hcgnet_a2" else []) for name in COUNTS]
+)
 def test_parameters_and_multi_adds(name):
     network = from_config(name)
     peer = Peer(network, branches=True)

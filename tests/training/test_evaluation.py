@@ -8,7 +8,7 @@ from torch import nn
 
 from mcl_lab.training.evaluation import evaluate
 
-Output = namedtuple("Output", "logits")
+Output = namedtuple("Output", "embeddings logits")
 
 
 class Lookup(nn.Module):
@@ -23,7 +23,7 @@ class Lookup(nn.Module):
     def forward(self, images):
         self.modes.append((self.training, torch.is_inference_mode_enabled()))
         first, second, third = self.logits[:, images.long()]
-        return Output([[first, second], [third]])
+        return Output([[first, second], [third]], [[first, second], [third]])
 
 
 def batches(labels, size):
@@ -63,6 +63,53 @@ def test_ensembles():
     }
     assert found["top5"]["x"]["ensemble"] == counted(first + second, labels, 5)
     assert found["top1"]["y"] == {"own_head": counted(third, labels, 1), "ensemble": counted(third, labels, 1)}
+
+
+class Three(Lookup):
+    """Three peers, of two heads, one and two, whose embeddings are written down for each image."""
+
+    def __init__(self, images):
+        super().__init__(images, 3)
+        self.peers = nn.ModuleDict({name: nn.Identity() for name in "zxy"})
+        self.embeddings = torch.randn(5, images, 4, generator=torch.Generator().manual_seed(1))
+
+    def forward(self, images):
+        embeddings = list(self.embeddings[:, images.long()])
+        peers = [embeddings[:2], embeddings[2:3], embeddings[3:]]
+        return Output(peers, [[stage[:, :3] for stage in peer] for peer in peers])
+
+
+@pytest.mark.parametrize("size", [7, 20])
+@pytest.mark.parametrize("ensembles", [lambda output: None, lambda output: [sum(peer) for peer in output.logits]])
+def test_layer_weights(size, ensembles):
+    """Against averaging image by image, by a weight network written out."""
+
+    def weight(a, b):
+        return torch.sigmoid((a * b).sum(-1))
+
+    def pair_weights(embeddings):
+        return torch.stack(
+            [
+                weight(a, b)
+                for i, first in enumerate(embeddings)
+                for j, second in enumerate(embeddings)
+                if j != i
+                for a in first
+                for b in second
+            ]
+        )
+
+    cohort = Three(20)
+    found = evaluate(cohort, ensembles, batches(torch.arange(20) % 3, size), pair_weights)
+    names = ["z.stage1", "z.own_head", "x.own_head", "y.stage1", "y.own_head"]
+    assert found["layer_weights"] == {
+        f"{names[a]}-{names[b]}": pytest.approx(
+            sum(weight(cohort.embeddings[a, n], cohort.embeddings[b, n]).item() for n in range(20)) / 20
+        )
+        for a, b in [(0, 2), (1, 2), (0, 3), (0, 4), (1, 3), (1, 4), (2, 3), (2, 4)]
+    }
+    unweighted = evaluate(cohort, ensembles, batches(torch.arange(20) % 3, size))
+    assert unweighted == {name: found[name] for name in ("top1", "top5")}
 
 
 @pytest.mark.parametrize("training", [True, False])

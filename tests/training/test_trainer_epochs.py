@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from toy_run import ToyRun, timeless
+from toy_run import ToyRun, equal, timeless
 
 from mcl_lab.errors import RunFailed
 from mcl_lab.training.evaluation import evaluate
@@ -73,6 +73,32 @@ def test_records():
     for peer, heads in accuracies.items():
         assert {head: metrics[f"test/{peer}/{head}"] for head in heads} == heads
         assert set(heads) == {"stage1", "own_head", "ensemble"}
+
+
+def test_layer_weights_of_the_test_images():
+    """Recorded beside what is recorded without them, and nothing of the training changes."""
+    rows = []
+
+    def pair_weights(embeddings):
+        """Of the pairs (a, b) and (b, a), of two stages each."""
+        (a1, a2), (b1, b2) = ([stage.sum(1).sigmoid() for stage in peer] for peer in embeddings)
+        rows.append([a1 * b1, a1 * b2, a2 * b1, a2 * b2])
+        return torch.stack([*rows[-1], a1 * b1, a2 * b1, a1 * b2, a2 * b2])
+
+    def trained(weights):
+        run = ToyRun(epochs=2, meta=False)
+        run.objective.pair_weights = weights
+        run.trainer.evaluations["validation"] = run.trainer.evaluations["test"][:2]
+        return run, [timeless(record)["metrics"] for record in run.trainer.fit()]
+
+    (plain, without), (run, metrics) = trained(None), trained(pair_weights)
+    names = ["a.stage1-b.stage1", "a.stage1-b.own_head", "a.own_head-b.stage1", "a.own_head-b.own_head"]
+    assert len(rows) == 6  # three batches of test images after each epoch
+    for epoch, (found, expected) in enumerate(zip(metrics, without, strict=True)):
+        means = [torch.cat(column).mean().item() for column in zip(*rows[3 * epoch : 3 * epoch + 3])]
+        layer_weights = {f"layer_weights/{name}": pytest.approx(mean) for name, mean in zip(names, means, strict=True)}
+        assert found == expected | layer_weights
+    assert equal(run.trainer.state_dict()["parts"], plain.trainer.state_dict()["parts"])
 
 
 def test_training_mode_in_training():

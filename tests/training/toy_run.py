@@ -14,7 +14,7 @@ from mcl_lab.training.schedules import Cosine
 from mcl_lab.training.trainer import Trainer
 
 CLASSES, PIXELS = 3, 12
-Output = namedtuple("Output", "logits")
+Output = namedtuple("Output", "embeddings logits")
 
 
 class Peer(nn.Module):
@@ -37,11 +37,14 @@ class ToyCohort(nn.Module):
         self.peers = nn.ModuleDict({"a": Peer(), "b": Peer()})
 
     def forward(self, images):
-        return Output([peer(images) for peer in self.peers.values()])
+        logits = [peer(images) for peer in self.peers.values()]
+        return Output(logits, logits)
 
 
 class ToyObjective(nn.Module):
     """`hook(step)` is called in each training step, to send signals from."""
+
+    pair_weights = None
 
     def __init__(self, weight, hook=lambda step: None):
         super().__init__()

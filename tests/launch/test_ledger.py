@@ -1,0 +1,88 @@
+"""The ledger: what each run's history comes to, and that the file keeps it."""
+
+import copy
+import json
+
+import pytest
+
+from mcl_lab.errors import RunFailed
+from mcl_lab.launch.ledger import Attempt, Ledger, Run, Seen
+from mcl_lab.tracking.files import read_json, write_json
+
+NOTHING = Seen(alive=False, state=None, message="", epochs=0, accuracies=[])
+STARTED = Attempt(pid=1, process_start="1", host="here", gpu=None, started_ms=5)
+
+
+def ended(status, words="", gpu=None):
+    return Attempt(1, "1", "here", gpu, 5, 6, status, words)
+
+
+def make_run(name="r", *attempts):
+    return Run(f"runs/{name}", name, "p", "lmcl", "digits", 0, 12, True, f"logs/{name}.log", list(attempts))
+
+
+def make_ledger(folder, seen=NOTHING):
+    return Ledger(folder, read=read_json, write=write_json, observe=lambda run: seen)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "seen", "state", "detail"),
+    [
+        ([], {}, "waiting", ""),
+        ([], {"state": "interrupted", "epochs": 3}, "waiting", "stopped after epoch 3"),
+        ([], {"state": "finished"}, "finished", ""),
+        ([ended(1, "boom")], {"state": "finished"}, "finished", ""),  # trained alone since
+        ([STARTED], {"alive": True}, "running", ""),
+        ([Attempt(1, "1", "here", "3", 5)], {"alive": True}, "running", "on GPU 3"),
+        ([ended(0, gpu="3")], {"alive": True}, "running", ""),  # by somebody else
+        ([], {"alive": True, "state": "failed", "message": "NaN"}, "running", ""),  # goes on with it
+        ([STARTED], {}, "lost", "vanished after epoch 0"),
+        ([STARTED], {"state": "running", "epochs": 2}, "lost", "vanished after epoch 2"),
+        ([], {"state": "running", "epochs": 2}, "lost", "vanished after epoch 2"),
+        ([ended(1, "loss is NaN")], {"state": "failed", "message": "NaN"}, "failed", "loss is NaN"),
+        ([ended(2, "data.root: no")], {}, "failed", "data.root: no"),
+        ([ended(3)], {}, "failed", "exit status 3"),
+        ([ended(-9, "killed by SIGKILL")], {"state": "running"}, "failed", "killed by SIGKILL"),
+        ([], {"state": "failed", "message": "NaN"}, "failed", "NaN"),
+        ([ended(143)], {"state": "interrupted", "epochs": 1}, "waiting", "stopped after epoch 1"),
+        ([ended(-15)], {}, "waiting", "stopped"),
+        ([ended(130)], {}, "waiting", "stopped"),
+        ([ended(140)], {}, "waiting", "stopped"),  # SIGUSR2
+        ([ended(1, "boom"), STARTED], {"alive": True, "state": "failed"}, "running", ""),
+        ([ended(1, "boom"), ended(143)], {"epochs": 4}, "waiting", "stopped after epoch 4"),
+    ],
+)
+def test_standing(attempts, seen, state, detail, tmp_path):
+    standing = make_ledger(tmp_path, NOTHING._replace(**seen)).standing(make_run("r", *attempts))
+    assert standing.state == state
+    assert detail in standing.detail if detail else standing.detail == ""
+
+
+def test_runs_and_attempts_outlive_the_process(tmp_path):
+    first = make_ledger(tmp_path)
+    a, b = first.enter([make_run("a"), make_run("b")])
+    a.attempts.append(ended(-9, "killed by SIGKILL", gpu="1"))
+    first.save()
+    second = make_ledger(tmp_path)
+    assert second.runs == [a, b]
+    # started again with other settings that decide no numbers, and with one run more
+    again = make_run("a")
+    again.uses_gpu = False
+    named = second.enter([make_run("c"), again])
+    assert [run.name for run in named] == ["c", "a"] and [run.name for run in second.runs] == ["a", "b", "c"]
+    assert named[1].attempts == a.attempts and named[1].uses_gpu is False
+    assert make_ledger(tmp_path).runs == second.runs
+    assert json.loads((tmp_path / "ledger.json").read_text())["runs"][0]["run_key"] == "a"
+
+
+def test_entering_twice_changes_nothing(tmp_path):
+    ledger = make_ledger(tmp_path)
+    runs = ledger.enter([make_run("a"), make_run("b")])
+    before = copy.deepcopy(ledger.runs)
+    assert ledger.enter(copy.deepcopy(runs)) == runs and ledger.runs == before
+
+
+def test_a_ledger_of_newer_code_is_left_alone(tmp_path):
+    write_json(tmp_path / "ledger.json", {"format": 2, "runs": []})
+    with pytest.raises(RunFailed, match="newer"):
+        make_ledger(tmp_path)
