@@ -21,7 +21,7 @@ LONG = "a network with a long name (widths=[16, 32, 64], block=bottleneck) " * 3
 NAMES = ["a: ResNet-32", LONG, "_hidden", "$x_1$ & <b> größe"]
 
 
-def curve(label="a", seeds=1, epochs=30):
+def curve(label="a", seeds=1, epochs=12):
     return Curve(label, range(1, epochs + 1), np.linspace(1, 90, epochs) + np.arange(seeds)[:, None])
 
 
@@ -33,17 +33,17 @@ def is_cut_off(figure) -> bool:
     return not (page.contains(*drawn.min) and page.contains(*drawn.max))
 
 
-def accuracy(name, seeds=1, epochs=30):
+def accuracy(name, seeds=1, epochs=12):
     curves = [curve(name, seeds, epochs), curve("b", seeds, epochs)]
     return accuracy_figure(name, curves, [Baseline(curve(f"{name} alone", seeds, epochs), None)])
 
 
-def loss(name, seeds=1, epochs=30):
+def loss(name, seeds=1, epochs=12):
     terms = [curve(f"{name}{n}", seeds, epochs) for n in range(7)]
     return loss_figure(name, terms, curve("sum", seeds, epochs))
 
 
-def weights(name, seeds=1, epochs=30, heads=3, pairs=1):
+def weights(name, seeds=1, epochs=12, heads=3, pairs=1):
     ticks = [str(n) for n in range(1, heads)] + ["own"]
     values = np.random.default_rng(0).uniform(0.3, 0.7, (epochs, heads, heads))
     return layer_weights_figure(name, range(1, epochs + 1), [LayerWeights(name, name, ticks, ticks, values)] * pairs)
@@ -55,7 +55,7 @@ def test_no_text_is_cut_off(draw, name):
     assert not is_cut_off(draw(name))
 
 
-@pytest.mark.parametrize("options", [{"heads": 2}, {"heads": 5}, {"pairs": 6}, {"epochs": 1}, {"epochs": 3}])
+@pytest.mark.parametrize("options", [{"heads": 2}, {"heads": 5}, {"pairs": 3}, {"epochs": 1}, {"epochs": 3}])
 def test_no_text_of_a_heat_map_is_cut_off(options):
     assert not is_cut_off(weights("b: ResNet-110", **options))
 
@@ -85,7 +85,7 @@ def test_curves_are_means_with_a_band_and_baselines_are_dashed():
     )
     (axes,) = figure.axes
     first, second, beside, other = axes.lines
-    assert np.allclose(first.get_ydata(), np.linspace(1, 90, 30) + 1)
+    assert np.allclose(first.get_ydata(), np.linspace(1, 90, 12) + 1)
     assert len(axes.collections) == 1  # the band of three seeds
     assert [line.get_linestyle() for line in axes.lines] == ["-", "-", "--", "--"]
     assert beside.get_color() == first.get_color() != second.get_color() and other.get_color() not in (
