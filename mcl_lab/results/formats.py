@@ -56,7 +56,9 @@ def columns(section: Section, *, without: Sequence[str] = ()) -> list[Column]:
         Column("gain", "published", _published_gain),
     ] if published else []  # fmt: skip
     made += [
-        Column("baseline (n)", "ours", lambda line, style: style.sample(line.baseline) if line.baseline else style.none),
+        Column(
+            "baseline (n)", "ours", lambda line, style: style.sample(line.baseline) if line.baseline else style.none
+        ),
         Column("accuracy (n)", "ours", _ours),
         Column("gain", "ours", lambda line, style: style.none if line.gain is None else style.gain(line.gain)),
     ]
@@ -125,7 +127,9 @@ def latex(tables: Tables) -> str:
                 theirs = rf"\multicolumn{{{len(published)}}}{{c}}{{published, CIFAR-100}}"
                 lines.append(f"    {'& ' * texts}{theirs} & {ours} \\\\")
                 last = texts + len(published)
-                lines.append(rf"    \cmidrule(lr){{{texts + 1}-{last}}} \cmidrule(lr){{{last + 1}-{texts + len(shown)}}}")
+                lines.append(
+                    rf"    \cmidrule(lr){{{texts + 1}-{last}}} \cmidrule(lr){{{last + 1}-{texts + len(shown)}}}"
+                )
             heads = ["network", *(["method"] if section.methods else [])]
             lines.append(f"    {' & '.join([*heads, *(named(column, section) for column in shown)])} \\\\")
             lines.append(r"    \midrule")
@@ -133,7 +137,8 @@ def latex(tables: Tables) -> str:
             lines += [r"    \bottomrule", r"  \end{tabular}"]
             marked = sorted({mark for row in section.rows for mark in table.marks(row)})
             lines += [
-                rf"  \par\smallskip{{\footnotesize $^{{{mark}}}$ {_latex_text(table.notes[mark - 1])}}}" for mark in marked
+                rf"  \par\smallskip{{\footnotesize $^{{{mark}}}$ {_latex_text(table.notes[mark - 1])}}}"
+                for mark in marked
             ]
             lines.append(r"\end{table}")
         lines += [f"% {plain_text(words)}" for words in table.missing]

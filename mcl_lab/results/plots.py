@@ -84,7 +84,8 @@ def loss_figure(title: str, terms: Sequence[Curve], total: Curve) -> Figure:
     """The weighted terms of the loss by epoch, and their sum; the legend is in the order of the last epoch."""
     figure, axes = _panel(title, "weighted term of the loss")
     drawn = [
-        (curve, _draw(axes, curve, _colour(place), DASHES[place // 2 % len(DASHES)])) for place, curve in enumerate(terms)
+        (curve, _draw(axes, curve, _colour(place), DASHES[place // 2 % len(DASHES)]))
+        for place, curve in enumerate(terms)
     ]
     if len(terms) > 1:
         drawn.append((total, _draw(axes, total, GREY, "-", width=2.5)))

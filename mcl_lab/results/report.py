@@ -193,9 +193,7 @@ def _other_rows(groups: Sequence[Sequence[Run]], published: Sequence[Row], scope
     own = [_row(runs, scope) for runs in others if not runs[0].is_baseline]
     rows = []
     for pair in sorted({row.pair for row in own}):
-        rows += sorted(
-            (row for row in [*own, *published] if row.pair == pair and row.runs), key=lambda row: row.method
-        )
+        rows += sorted((row for row in [*own, *published] if row.pair == pair and row.runs), key=lambda row: row.method)
         rows += [
             Row(pair, f"{method.title}, published", [Line(title(method.network), method.figures)])
             for method in METHODS
@@ -237,7 +235,10 @@ def _published_method(run: Run) -> Method | None:
 
 def _missing(rows: Sequence[Row], absent: Sequence[PublishedRow]) -> list[str]:
     bare = [name_of(row.runs[0], key) for row in rows for key, found in row.baselines.items() if not found]
-    words = {"no runs yet": [" & ".join(map(title, row.networks)) for row in absent], "no baseline yet": dict.fromkeys(bare)}
+    words = {
+        "no runs yet": [" & ".join(map(title, row.networks)) for row in absent],
+        "no baseline yet": dict.fromkeys(bare),
+    }
     return [f"{word}: {', '.join(names)}" for word, names in words.items() if names]
 
 

@@ -77,7 +77,9 @@ def of_network(runs: Iterable[Run], config: Mapping[str, object], figure: str) -
     """A figure of one network (by its node of the config), one value a finished run: the mean over its equal peers."""
     values = []
     for run in runs:
-        found = [peer.figures[figure] for peer in run.peers.values() if peer.config == config and figure in peer.figures]
+        found = [
+            peer.figures[figure] for peer in run.peers.values() if peer.config == config and figure in peer.figures
+        ]
         if found:
             values.append(statistics.fmean(found))
     return values

@@ -134,7 +134,9 @@ def _of_sweep(runs: Sequence[Run], sweep: str, folder: Path) -> list[Run]:
     if ledger is None:
         members = [(run, run.tags.get(SWEEP_TAG)) for run in runs]
         found = [run for run, name in members if name == sweep]
-        known = {name for _, name in members if name} | {path.parent.name for path in (folder / SWEEPS).glob(f"*/{LEDGER}")}
+        known = {name for _, name in members if name} | {
+            path.parent.name for path in (folder / SWEEPS).glob(f"*/{LEDGER}")
+        }
         hint = f"{nearest(sweep, known)}{_listed(known)}" if known else f"; there are none in {folder / SWEEPS}"
         if not found:
             raise InputError("task.sweep", f"there is no sweep {sweep!r}{hint}")

@@ -10,7 +10,15 @@ from matplotlib.figure import Figure
 
 from mcl_lab.errors import InputError
 from mcl_lab.results.formats import plain_text
-from mcl_lab.results.plots import Baseline, Curve, LayerWeights, accuracy_figure, layer_weights_figure, loss_figure, save
+from mcl_lab.results.plots import (
+    Baseline,
+    Curve,
+    LayerWeights,
+    accuracy_figure,
+    layer_weights_figure,
+    loss_figure,
+    save,
+)
 from mcl_lab.results.report import Row, Table
 from mcl_lab.results.rows import Peer, Run, name_of
 from mcl_lab.tasks.screen import say
@@ -63,7 +71,7 @@ class _Seeds:
     def __init__(self, runs: Sequence[Run], epochs_of: Reading):
         self.runs, self.epochs_of = runs, epochs_of
         self.epochs = sorted(set.intersection(*(set(epochs_of(run)) for run in runs)))
-        self.names = list(epochs_of(runs[0])[self.epochs[-1]])
+        self.names = sorted(epochs_of(runs[0])[self.epochs[-1]])  # MLflow has no order of its own
 
     def values(self, name: str) -> np.ndarray:
         """A metric, (seeds, E); NaN where it was not recorded."""
@@ -112,7 +120,9 @@ def _baselines(row: Row, run: Run, seeds: _Seeds) -> list[Baseline]:
                 for other in finished
                 if (same := _equal(other, run.peers[key]))
             ]
-            curve = Curve(plain_text(f"{name_of(run, key)} alone"), _Seeds(finished, seeds.epochs_of).epochs, np.array(values))
+            curve = Curve(
+                plain_text(f"{name_of(run, key)} alone"), _Seeds(finished, seeds.epochs_of).epochs, np.array(values)
+            )
             like = list(run.peers).index(key) if len(_equal(run, run.peers[key])) == 1 else None
             curves.append(Baseline(curve, like))
     return curves
@@ -123,14 +133,14 @@ def _equal(run: Run, peer: Peer) -> list[str]:
 
 
 def _layer_weights(run: Run, seeds: _Seeds) -> list[LayerWeights]:
-    """For each two peers, the mean over seeds at each epoch, head by head in the order of the record."""
+    """For each two peers, the mean over seeds at each epoch, head by head, the own one last."""
     pairs: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
     for name in seeds.names:
         if found := WEIGHT.fullmatch(name):
             pairs.setdefault((found["i"], found["j"]), {})[found["k"], found["z"]] = name
     made = []
     for (i, j), names in pairs.items():
-        rows, columns = (list(dict.fromkeys(heads[side] for heads in names)) for side in (0, 1))
+        rows, columns = (sorted({heads[side] for heads in names}, key=_depth) for side in (0, 1))
         values = np.full((len(seeds.epochs), len(rows), len(columns)), np.nan)
         for (k, z), name in names.items():
             values[:, rows.index(k), columns.index(z)] = seeds.values(name).mean(axis=0)
@@ -155,6 +165,10 @@ def _folder_name(run: Run) -> str:
     """`<pair>-<loss>-<first 8 digits of the key without the seed>`, fit to be a folder's name."""
     loss = re.sub(r"[^A-Za-z0-9._]+", "-", run.loss).strip("-.") or "unnamed"
     return f"{run.pair}-{loss[:40]}-{run.repeat_key[:8]}"
+
+
+def _depth(head: str) -> tuple[bool, int, str]:
+    return head == "own_head", len(head), head
 
 
 def _in_words(head: str) -> str:

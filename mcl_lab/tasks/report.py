@@ -30,7 +30,6 @@ LAYOUTS = (
 )
 
 
-
 def report(
     config: DictConfig,
     *,
@@ -58,7 +57,9 @@ def report(
     place, read = read_runs(config, source, Path(runs))
     say(f"{len(read)} runs read from {place}")
     if not read:
-        raise InputError("task.runs", f"there are no runs in {place}; train one, or name another task.source or task.runs")
+        raise InputError(
+            "task.runs", f"there are no runs in {place}; train one, or name another task.source or task.runs"
+        )
     everything = once(read)
     if len(everything) < len(read):
         say(f"{len(read) - len(everything)} of them are there more than once; the newest finished one counts")

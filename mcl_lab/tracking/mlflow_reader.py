@@ -9,14 +9,13 @@ from typing import Any
 
 from mcl_lab.tracking.delivery import one_line
 from mcl_lab.tracking.mlflow_store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG
-from mcl_lab.tracking.recorded import RecordedRun, StoreUnavailable, final_figures
+from mcl_lab.tracking.recorded import KIND_TAG, RecordedRun, StoreUnavailable, final_figures
 from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stored_uri
 
 from mlflow import MlflowClient  # after mlflow_store, which sets it up  # isort: skip
 from mlflow.entities import Run  # isort: skip
 from mlflow.exceptions import MlflowException  # isort: skip
 
-KIND_TAG = "mcl_lab.kind"  # `sweep`: the parent of a sweep's runs, itself none
 PAGE = 1000  # runs a request
 STATES = {status: state for state, status in MLFLOW_STATUS.items() if state != "vanished"}
 

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from mcl_lab.tracking.delivery import end_state
 from mcl_lab.tracking.files import read_json
-from mcl_lab.tracking.journal import RECORD, read_epochs, read_record, read_status
+from mcl_lab.tracking.journal import RECORD, read_epochs, read_last_epoch, read_record, read_status
 from mcl_lab.tracking.lock import is_held
 from mcl_lab.tracking.processes import is_alive, this_host
 
+KIND_TAG = "mcl_lab.kind"  # `sweep`: what is recorded of a sweep as a whole, itself no run
 FINAL = "final/"  # what the names of final figures begin with
 
 
@@ -67,13 +68,15 @@ def is_running(folder: Path) -> bool:
 
 def _read(folder: Path) -> RecordedRun | None:
     record, status = read_record(folder), read_status(folder)
-    if record is None or not record.keys() >= {"id", "name", "run_key", "params", "tags", "created_ms"}:
+    if record is None or record.get("tags", {}).get(KIND_TAG) == "sweep":
+        return None
+    if not record.keys() >= {"id", "name", "run_key", "params", "tags", "created_ms"}:
         return None
     state, message = end_state(status, vanished=not is_running(folder)) or "running", (status or {}).get("message", "")
     result = read_json(folder / "result.json") if state == "finished" else None
     if state == "finished" and (result is None or "final" not in result):
         state, message = "failed", "result.json is missing or damaged"
-    epochs = [] if state == "finished" else read_epochs(folder)
+    last = read_last_epoch(folder)
     return RecordedRun(
         id=record["id"],
         name=record["name"],
@@ -83,7 +86,7 @@ def _read(folder: Path) -> RecordedRun | None:
         state=state,
         message=message,
         created_ms=record["created_ms"],
-        epochs=None if state == "finished" else (epochs[-1]["epoch"] if epochs else 0),
+        epochs=None if state == "finished" else last["epoch"] if last else 0,
         final=final_figures(result["final"]) if state == "finished" else {},
         place=str(folder),
     )

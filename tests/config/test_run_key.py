@@ -130,3 +130,16 @@ def test_differences_are_lines_by_leaf():
         "loss: {} -> (none)", "loss.x: (none) -> None", "optimizer.betas: [1, 2] -> [1, 3]", "optimizer.lr: 0.1 -> 0.2",
     ]  # fmt: skip
     assert key.differences(ours, ours) == []
+
+
+def test_changes_are_what_one_would_type():
+    ours = {"loss": {"a": {"x": 1, "y": 2}, "b": {"x": 1}}, "data": {"mean": [1], "crop": {"size": 4}}, "epochs": 3}
+    theirs = {"loss": {"a": {"x": 1, "y": 5}, "c": {"z": True}}, "data": {"mean": [1], "crop": None}, "epochs": 3}
+    assert key.changes(ours, theirs) == {"data.crop": "null", "loss.a.y": "5", "loss.b": "null", "loss.c.z": "True"}
+    assert key.changes(ours, ours) == {}
+
+
+def test_runs_that_differ_in_the_seed_only_repeat_one_another(base):
+    assert key.repeat_key(compose(["seed=1"])) == key.repeat_key(base)
+    for override in ("loss=baseline", "pair=resnet20", "trainer.epochs=3"):
+        assert key.repeat_key(compose([override])) != key.repeat_key(base)

@@ -60,6 +60,10 @@ def test_what_is_not_a_run_of_ours_is_passed_over(recorded, tmp_path):
     client.create_run(experiment, run_name="somebody's")
     client.create_run(experiment, tags={"mcl_lab.id": "1", "mcl_lab.run_key": "2", "mcl_lab.kind": "sweep"})
     (tmp_path / "finished" / "record.json").write_text("{}")
+    failed = json.loads((tmp_path / "failed" / "record.json").read_text())
+    (tmp_path / "sweeps" / "two").mkdir(parents=True)
+    sweep = failed | {"tags": {"mcl_lab.kind": "sweep"}, "name": "two"}
+    (tmp_path / "sweeps" / "two" / "record.json").write_text(json.dumps(sweep))
     assert len(MlflowRuns(recorded, "a study").runs()) == 3
     assert {run.name for run in RunFolders(tmp_path).runs()} == {"failed", "on its way"}
 
