@@ -129,5 +129,5 @@ def as_typed(value: object) -> str:
         case dict():
             return "{" + ",".join(f"{key}:{as_typed(item)}" for key, item in value.items()) + "}"
     text = str(value)
-    plain = re.fullmatch(r"[A-Za-z_][\w./-]*", text) and text.lower() not in ("null", "true", "false", "inf", "nan")
+    plain = re.fullmatch(r"[A-Za-z_/][\w./-]*", text) and text.lower() not in ("null", "true", "false", "inf", "nan")
     return text if plain else "'" + text.replace("'", "\\'") + "'"

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mcl_lab.config.compose import CONF, overrides
+from mcl_lab.config.sweeps import as_typed
 from mcl_lab.results.runs import HEADLINE, baseline_accuracies, read_result, read_results
 from mcl_lab.tasks.screen import table
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
@@ -67,9 +68,7 @@ def baseline_command(config: DictConfig, key: str, network: str) -> str | None:
     kept = [word for word in overrides(config) if not word.lstrip("+~").startswith(own)]
     peer = f"pair.peers.{key}."
     kept += [word.replace(peer, "pair.peers.a.") for word in overrides(config) if word.lstrip("+~").startswith(peer)]
-    return shlex.join(
-        [_relative(sys.executable), _relative(sys.argv[0]), *kept, f"pair=single/{network}", "loss=baseline"]
-    )
+    return command_line(*kept, f"pair=single/{network}", "loss=baseline")
 
 
 def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
@@ -78,7 +77,7 @@ def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
         return []
     if read_record(folder)["uri"] is None:
         return [("not recorded", "this run was made with tracking=none")]
-    sync = shlex.join([_relative(sys.executable), _relative(sys.argv[0]), "task=sync", f"task.runs={folder}"])
+    sync = command_line("task=sync", f"task.runs={as_typed(str(folder))}")
     if not wait_delivered(folder, config.tracking.wait):
         return [("not yet recorded", f"{delivery_error(folder) or 'the tracking server is slow'}; later: {sync}")]
     command, address = ui_hint(folder)
@@ -90,6 +89,11 @@ def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
             ("then open", f"http://127.0.0.1:5000/{address}"),
         ]
     return [("MLflow UI", f"{command.rstrip('/')}/{address}")]
+
+
+def command_line(*arguments: str) -> str:
+    """A command line of this program, as a person would type it from here."""
+    return shlex.join([_relative(sys.executable), _relative(sys.argv[0]), *arguments])
 
 
 def _relative(path: str) -> str:

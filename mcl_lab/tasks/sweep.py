@@ -25,7 +25,7 @@ from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.launch.ledger import FILE_NAME as LEDGER
 from mcl_lab.launch.ledger import Ledger, Run, Seen
-from mcl_lab.tasks.closing import recording
+from mcl_lab.tasks.closing import command_line, recording
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.sweep_screen import SweepScreen, as_json, show_sweep
@@ -118,7 +118,8 @@ def launch(configs: Sequence[DictConfig], *, name: str | None, argv: Sequence[st
             with suppress(subprocess.TimeoutExpired):
                 adoption.wait(tracking.wait)
         show_sweep(console, name, standings)
-        for what, text in recording(configs[0], folder):
+        report = ("report", command_line("task=report", f"task.sweep={as_typed(name)}"))
+        for what, text in [report, *recording(configs[0], folder)]:
             console.print(f"{what:<12}  {text}", soft_wrap=True)
     if unfinished:
         raise RunFailed(f"{message}; the same command tries them again")
