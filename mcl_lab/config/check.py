@@ -219,7 +219,9 @@ def _check_unused(hydra: dict) -> None:
     if (hydra.get("sweeper") or {}).get("params"):
         raise InputError("hydra.sweeper.params", SWEEPER_UNUSED)
     if hydra.get("sweep") not in (None, _SWEEP_DEFAULT):
-        raise InputError("hydra.sweep", "is not used: each run has a folder of its own, hydra.run.dir=FOLDER/${run_name:}")
+        raise InputError(
+            "hydra.sweep", "is not used: each run has a folder of its own, hydra.run.dir=FOLDER/${run_name:}"
+        )
 
 
 def _check_numbers(tree: dict) -> None:

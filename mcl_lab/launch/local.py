@@ -42,7 +42,9 @@ class LocalLauncher:
         if self.gpus is not None:
             allowed = visible_gpus() if "CUDA_VISIBLE_DEVICES" in os.environ else self.gpus
             if not self.gpus or len(set(self.gpus)) < len(self.gpus) or not set(self.gpus) <= set(allowed):
-                raise InputError("hydra.launcher.gpus", f"must be different numbers out of {', '.join(allowed) or 'none'}")
+                raise InputError(
+                    "hydra.launcher.gpus", f"must be different numbers out of {', '.join(allowed) or 'none'}"
+                )
 
     def launch(
         self,
@@ -83,9 +85,7 @@ class LocalLauncher:
                     work.collect()
         ledger.save()
         if received and any(ledger.standing(run).state != "finished" for run in runs):
-            raise Interrupted(
-                f"by {received[0][0].name}; the same command goes on with the sweep", int(received[0][0])
-            )
+            raise Interrupted(f"by {received[0][0].name}; the same command goes on with the sweep", int(received[0][0]))
 
     def _places(self, gpus_wanted: bool) -> list[str | None]:
         """A GPU, or None for the CPU, for each run that goes on at the same time; first one on every GPU."""

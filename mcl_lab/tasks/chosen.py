@@ -9,17 +9,16 @@ from omegaconf import DictConfig
 
 from mcl_lab.config.nearest import nearest
 from mcl_lab.errors import InputError
+from mcl_lab.launch.ledger import FILE_NAME as LEDGER
 from mcl_lab.results.rows import Peer, Run
+from mcl_lab.tasks.folders import SWEEPS, sweep_folder
 from mcl_lab.tasks.screen import say
 from mcl_lab.tracking.delivery import NOT_INSTALLED
 from mcl_lab.tracking.files import read_json
-from mcl_lab.tracking.recorded import RecordedRun, RunFolders, StoreUnavailable
+from mcl_lab.tracking.recorded import SWEEP_TAG, RecordedRun, RunFolders, StoreUnavailable
 
 if TYPE_CHECKING:
     from mcl_lab.tracking.mlflow_reader import MlflowRuns
-
-SWEEPS, LEDGER = "sweeps", "ledger.json"  # <runs>/sweeps/<name>/ledger.json lists a sweep's runs
-SWEEP_TAG = "sweep"
 
 
 def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRuns | RunFolders", list[Run]]:
@@ -130,7 +129,7 @@ def _having(key: str, wanted: str, values: Sequence[tuple[Run, str]]) -> list[Ru
 
 def _of_sweep(runs: Sequence[Run], sweep: str, folder: Path) -> list[Run]:
     """A sweep's runs by its ledger, whose runs may be those of other sweeps too; without one by their tag."""
-    ledger = read_json(folder / SWEEPS / sweep / LEDGER)
+    ledger = read_json(sweep_folder(sweep, folder) / LEDGER)
     if ledger is None:
         members = [(run, run.tags.get(SWEEP_TAG)) for run in runs]
         found = [run for run, name in members if name == sweep]

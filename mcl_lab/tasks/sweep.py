@@ -34,6 +34,7 @@ from mcl_lab.tracking.files import exclusive, read_json, write_atomically, write
 from mcl_lab.tracking.journal import RECORD, Journal, is_finished, read_last_epoch, read_record, read_status
 from mcl_lab.tracking.lock import is_held
 from mcl_lab.tracking.processes import is_alive, process_start, this_host
+from mcl_lab.tracking.recorded import KIND_TAG
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import credentials
 
@@ -92,6 +93,7 @@ def launch(configs: Sequence[DictConfig], *, name: str | None, argv: Sequence[st
             return [sys.executable, str(RUN), *options, f"resume={as_typed(run.folder)}"]
 
         journal, console = Journal(folder), screen()
+        console.print(f"Sweep {name}: {len(runs)} runs; ledger {folder / LEDGER}", soft_wrap=True)
         environment = os.environ | (credentials(tracking.uri) if tracking.uri else {})
         _begin(journal, name, configs, argv)
         adoption = _adopt(runs, folder, environment)
@@ -168,7 +170,9 @@ def _by_folder(configs: Sequence[DictConfig]) -> dict[Path, DictConfig]:
     for config in configs:
         folder = run_folder(config)
         if folder in by_folder and run_key(by_folder[folder]) != run_key(config):
-            raise InputError("hydra.run.dir", f"{folder} would be the folder of several runs; put ${{run_name:}} into it")
+            raise InputError(
+                "hydra.run.dir", f"{folder} would be the folder of several runs; put ${{run_name:}} into it"
+            )
         if folder in by_folder and plain(by_folder[folder]) != plain(config):
             changed = "; ".join(differences(plain(by_folder[folder]), plain(config)))
             raise InputError("--multirun", f"runs that differ only in what decides no numbers are one run: {changed}")
@@ -183,15 +187,19 @@ def _launcher(configs: Sequence[DictConfig]):
     if not target.startswith("mcl_lab.launch."):
         raise InputError("hydra/launcher", f"must be local: {target} keeps no ledger of its runs")
     if any(config.trainer.device.startswith("cuda:") for config in configs):
-        raise InputError("trainer.device", "in a sweep the launcher shares out GPUs: write cuda, and hydra.launcher.gpus=[1]")
+        raise InputError(
+            "trainer.device", "in a sweep the launcher shares out GPUs: write cuda, and hydra.launcher.gpus=[1]"
+        )
     return hydra.utils.instantiate(configs[0].hydra.launcher)
 
 
 def _begin(journal: Journal, name: str, configs: Sequence[DictConfig], argv: Sequence[str]) -> None:
     """Open the sweep's own record, the parent of its runs' in MLflow, and wait a little until it is there."""
     tracking = configs[0].tracking
-    command = shlex.join(["python", "run.py", *(word for word in argv if "tracking." not in word)])  # where passwords are
-    tags = {"mcl_lab.kind": "sweep", "mlflow.note.content": f"{len(configs)} runs: `{command}`"}
+    command = shlex.join(
+        ["python", "run.py", *(word for word in argv if "tracking." not in word)]
+    )  # where passwords are
+    tags = {KIND_TAG: "sweep", "mlflow.note.content": f"{len(configs)} runs: `{command}`"}
     journal.begin(
         {
             "run_key": _hash(configs),

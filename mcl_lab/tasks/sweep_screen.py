@@ -91,7 +91,9 @@ class SweepScreen:
         title = f"Sweep {self.name}: {self._summary()}  ({_clock(time.monotonic() - self.began)})"
         made = sweep_table(title, [(run, self.standings[run.folder]) for run in shown[:room]])
         more = [Text(f"... and {len(shown) - room} more", style="dim")] if len(shown) > room else []
-        return Group(made, *more, Text("Ctrl-C stops the runs after their current step; the same command goes on.", style="dim"))
+        return Group(
+            made, *more, Text("Ctrl-C stops the runs after their current step; the same command goes on.", style="dim")
+        )
 
 
 def show_sweep(console: Console, name: str, standings: Sequence[tuple[Run, Standing]]) -> None:

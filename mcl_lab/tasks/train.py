@@ -65,7 +65,9 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
     where = {"uri": config.tracking.uri, "experiment": config.tracking.experiment}
     begun = read_record(folder)
     record = (going_on(begun) if begun else record_of(config, folder)) | where
-    if config.sweep is not None and record.get("parent") is None:  # a run stays with the sweep that it was first part of
+    if (
+        config.sweep is not None and record.get("parent") is None
+    ):  # a run stays with the sweep that it was first part of
         record |= {"parent": str(sweep_folder(config.sweep, folder.parent).absolute())}
     device = build.use_device(config.trainer)
     seed_everything(config.seed)

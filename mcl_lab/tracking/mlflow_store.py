@@ -17,6 +17,7 @@ from mcl_lab.tracking.delivery import end_state, is_delivered, read_delivery, st
 from mcl_lab.tracking.files import exclusive, read_json
 from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_epochs, read_record, read_status
 from mcl_lab.tracking.lock import LOCK
+from mcl_lab.tracking.recorded import SWEEP_TAG
 from mcl_lab.tracking.uri import connectable_uri, sqlite_file
 
 
@@ -40,7 +41,7 @@ from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
 
-ID_TAG, KEY_TAG, STATE_TAG, SWEEP_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state", "sweep"
+ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
 RUN_LOCK = "mlflow.lock"  # held by whoever looks a run up to make it when it is not there
 ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json")
 MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "vanished": "FAILED"}

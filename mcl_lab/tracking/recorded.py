@@ -11,6 +11,7 @@ from mcl_lab.tracking.lock import is_held
 from mcl_lab.tracking.processes import is_alive, this_host
 
 KIND_TAG = "mcl_lab.kind"  # `sweep`: what is recorded of a sweep as a whole, itself no run
+SWEEP_TAG = "sweep"  # the name of the sweep that a run is a child of
 FINAL = "final/"  # what the names of final figures begin with
 
 

@@ -56,8 +56,7 @@ def evaluate(
     if pair_weights is None:
         return accuracies
     embeddings = {
-        name: _head_names(len(stages), ensemble=False)
-        for name, stages in zip(cohort.peers, output.logits, strict=True)
+        name: _head_names(len(stages), ensemble=False) for name, stages in zip(cohort.peers, output.logits, strict=True)
     }
     return accuracies | {"layer_weights": _by_pair((weights / images).tolist(), embeddings)}
 

@@ -40,7 +40,9 @@ def write(tmp_path):
 
 
 def pairs(runs, loss):
-    return [word.removeprefix("pair=") for words in runs for word in words if f"loss={loss}" in words and "pair=" in word]
+    return [
+        word.removeprefix("pair=") for words in runs for word in words if f"loss={loss}" in words and "pair=" in word
+    ]
 
 
 def test_the_tables_of_the_paper():

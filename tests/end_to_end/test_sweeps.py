@@ -43,7 +43,9 @@ def wait_until(condition, seconds=120):
 def test_one_run_fails_and_the_others_are_kept(store, tmp_path, call):
     ended = call(*ALONE, *LAUNCH, "sweep=mine", "seed=0", "pair.peers.a.blocks=[1,1,1],[]")
     assert ended.status == 1
-    assert ended.err == "mcl_lab: error: 1 of 2 runs of sweep mine are not finished; the same command tries them again\n"
+    assert (
+        ended.err == "mcl_lab: error: 1 of 2 runs of sweep mine are not finished; the same command tries them again\n"
+    )
     runs = list(ledger("mine", call).values())
     assert [run["state"] for run in runs] == ["finished", "failed"]
     assert "pair.peers.a: blocks and widths" in runs[1]["detail"]

@@ -52,7 +52,12 @@ def make_ledger(folder, seen=NOTHING):
         ([STARTED], {"state": "failed", "message": "NaN"}, "failed", "NaN"),
         ([ended(0)], {}, "waiting", ""),
         # trained on alone since
-        ([ended(1, "boom")], {"state": "interrupted", "epochs": 3, "started_ms": 9}, "waiting", "stopped after epoch 3"),
+        (
+            [ended(1, "boom")],
+            {"state": "interrupted", "epochs": 3, "started_ms": 9},
+            "waiting",
+            "stopped after epoch 3",
+        ),
         ([ended(143)], {"state": "failed", "message": "NaN", "started_ms": 9}, "failed", "NaN"),
         ([ended(143)], {"state": "running", "started_ms": 9}, "lost", "vanished"),
         ([ended(1, "boom"), STARTED], {"alive": True, "state": "failed"}, "running", ""),

@@ -213,7 +213,9 @@ def test_a_second_stop_kills(sweep):
     sent = []
 
     def stop(seconds=1.5):
-        if (Path(run.folder) / "began").exists() and (not sent or len(sent) < 2 and time.monotonic() > sent[0] + seconds):
+        if (Path(run.folder) / "began").exists() and (
+            not sent or len(sent) < 2 and time.monotonic() > sent[0] + seconds
+        ):
             sent.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -326,7 +328,9 @@ def test_a_run_that_somebody_else_began_meanwhile(sweep, monkeypatch):
     (run,) = sweep.runs(1, uses_gpu=False)
     other = time.monotonic() + 1.5
     seen = sweep.observe
-    sweep.ledger._observe = lambda run: seen(run)._replace(alive=seen(run).alive or bool(run.attempts) and time.monotonic() < other)
+    sweep.ledger._observe = lambda run: seen(run)._replace(
+        alive=seen(run).alive or bool(run.attempts) and time.monotonic() < other
+    )
     sweep.status = {"r0": 1}
 
     def show():

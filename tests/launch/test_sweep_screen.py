@@ -22,7 +22,8 @@ def ledger(tmp_path):
     seen = made.seen = dict(SEEN)
     attempts = {"going": [Attempt(1, "1", "here", "3", 5)]}
     made.enter(
-        Run(f"runs/{name}", name, "p", "l", "d", 0, 3, True, f"logs/{name}.log", attempts.get(name, [])) for name in SEEN
+        Run(f"runs/{name}", name, "p", "l", "d", 0, 3, True, f"logs/{name}.log", attempts.get(name, []))
+        for name in SEEN
     )
     return made
 

@@ -55,9 +55,7 @@ def kl(teacher, student, temperature):
 def test_mutual_learning(count, seed, weight, temperature):
     batch = make_input(count, seed)
     own = [stages[-1] for stages in batch.logits]
-    expected = sum(
-        kl(own[j], own[i], temperature) / (count - 1) for i in range(count) for j in range(count) if j != i
-    )
+    expected = sum(kl(own[j], own[i], temperature) / (count - 1) for i in range(count) for j in range(count) if j != i)
     losses = MutualLearning(weight, temperature)(batch)
     assert set(losses) == {"mutual_learning"}
     assert_same(losses["mutual_learning"], weight * expected, batch)
