@@ -11,7 +11,7 @@ def describe(dataset: str, recipe: Recipe) -> str:
     """`cifar100, 300 epochs, batch 128, SGD lr 0.1, Cosine`."""
     words = [
         dataset,
-        f"{recipe.get('trainer.epochs')} epochs",
+        "1 epoch" if recipe.get("trainer.epochs") == 1 else f"{recipe.get('trainer.epochs')} epochs",
         f"batch {recipe.get('data.batch_size')}",
         f"{_last(recipe.get('optimizer._target_'))} lr {recipe.get('optimizer.lr')}",
         _last(recipe.get("schedule._target_")),
@@ -20,6 +20,8 @@ def describe(dataset: str, recipe: Recipe) -> str:
         words.insert(2, f"at most {recipe['trainer.max_steps']} steps")
     if recipe.get("data.validation"):
         words.append(f"{100 * recipe['data.validation']:g} % of the training images held out")
+    if recipe.get("data.images.limit") is not None:
+        words.insert(1, f"at most {recipe['data.images.limit']} training images a class")
     return ", ".join(words)
 
 

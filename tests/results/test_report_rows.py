@@ -79,6 +79,20 @@ def test_neither_schedules_nor_data_sets_are_mixed(run, alone, other):
     assert ("published figures are of CIFAR-100, ours of cifar10" in words) is ("dataset" in other)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({}, "cifar100, 300 epochs, batch 128, SGD lr 0.1, Cosine"),
+        ({"trainer.epochs": 1, "trainer.max_steps": 3}, "cifar100, 1 epoch, at most 3 steps, batch 128, SGD lr 0.1, Cosine"),
+        ({"data.images.limit": 50}, "cifar100, at most 50 training images a class, 300 epochs, batch 128, SGD lr 0.1, Cosine"),
+        ({"data.validation": 0.1}, "cifar100, 300 epochs, batch 128, SGD lr 0.1, Cosine, 10 % of the training images held out"),
+    ],
+)
+def test_a_table_says_what_recipe_it_is_of(recipe, words, run):
+    (table,) = tables([run(["resnet32"] * 2, [70, 71], recipe=recipe)], [], "own_head_last_epoch")
+    assert table.title == words
+
+
 def test_recipes_that_read_alike_are_told_apart(run):
     runs = [run(PAIR, [1.0, 1.0], recipe={"optimizer.momentum": momentum}) for momentum in (0.9, 0.8)]
     titles = [table.title for table in tables(runs, runs, HEADLINE)]
