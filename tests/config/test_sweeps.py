@@ -64,7 +64,9 @@ def test_methods_are_all_losses_on_one_pair():
     assert set(pairs(expand(["methods"], ["pair=wrn_16_2"]), "lmcl")) == {"wrn_16_2"}
 
 
-@pytest.mark.parametrize("name", sorted(sweep_files()))
+@pytest.mark.parametrize(
+    "name", [name if name in ("methods", "smoke") else pytest.param(name, marks=pytest.mark.full) for name in sweep_files()]
+)
 def test_every_run_of_a_shipped_sweep_passes_the_check(name):
     keys = {run_key(run.checked(words)) for words in expand([name], [])}
     assert len(keys) == len(expand([name], []))
