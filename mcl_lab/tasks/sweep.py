@@ -39,7 +39,6 @@ from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import credentials
 
 LOCK = "ledger.lock"  # held by whoever launches the sweep
-
 RUN = CONF.parent / "run.py"
 
 
@@ -87,7 +86,7 @@ def launch(configs: Sequence[DictConfig], *, name: str | None, argv: Sequence[st
         def prepare(run: Run) -> list[str]:
             """The config goes into the run's folder now, so that what waits is not changed by an edit of a YAML file."""
             config = copy.deepcopy(by_folder[Path(run.folder)])
-            config.sweep = str(folder)
+            config.sweep = str(folder.absolute())
             make_folder(Path(run.folder))
             write_atomically(Path(run.folder) / CONFIG, to_yaml(config))
             return [sys.executable, str(RUN), *options, f"resume={as_typed(run.folder)}"]

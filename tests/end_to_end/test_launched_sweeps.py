@@ -84,6 +84,14 @@ def test_a_folder_of_an_odd_name(tmp_path, call):
     assert ended.status == 0 and "finished" in ended.out
 
 
+def test_a_sweep_in_a_folder_of_its_own(store, tmp_path, call):
+    assert call(*ALONE, *LAUNCH, "sweep=./mine", "seed=0").status == 0
+    ended = call("task=sweep", "task.sweep=./mine", "task.format=json")
+    (run,) = json.loads(ended.out)
+    assert run["state"] == "finished" and (tmp_path / "mine" / "ledger.json").is_file()
+    assert recorded(tmp_path) == {"./mine": ("FINISHED", None), run["name"]: ("FINISHED", "./mine")}
+
+
 def test_a_second_launcher_of_one_sweep_is_turned_away(tmp_path, call):
     Path("runs/sweeps/mine").mkdir(parents=True)
     with exclusive(Path("runs/sweeps/mine/ledger.lock")):
