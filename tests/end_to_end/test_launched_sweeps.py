@@ -76,6 +76,7 @@ def test_no_password_is_written_anywhere(tmp_path, call):
     assert not [path for path in files if b"HIDDEN" in path.read_bytes()]
 
 
+@pytest.mark.full
 def test_a_folder_of_an_odd_name(tmp_path, call):
     ended = call(*ALONE, *LAUNCH, "sweep=mine", "seed=0", "tracking=none", "hydra.run.dir='a, b=(c)/${run_name:}'")
     assert (ended.status, ended.err) == (0, "")
@@ -84,6 +85,7 @@ def test_a_folder_of_an_odd_name(tmp_path, call):
     assert ended.status == 0 and "finished" in ended.out
 
 
+@pytest.mark.full
 def test_a_sweep_in_a_folder_of_its_own(store, tmp_path, call):
     assert call(*ALONE, *LAUNCH, "sweep=./mine", "seed=0").status == 0
     ended = call("task=sweep", "task.sweep=./mine", "task.format=json")
