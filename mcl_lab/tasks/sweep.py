@@ -195,9 +195,8 @@ def _launcher(configs: Sequence[DictConfig]):
 def _begin(journal: Journal, name: str, configs: Sequence[DictConfig], argv: Sequence[str]) -> None:
     """Open the sweep's own record, the parent of its runs' in MLflow, and wait a little until it is there."""
     tracking = configs[0].tracking
-    command = shlex.join(
-        ["python", "run.py", *(word for word in argv if "tracking." not in word)]
-    )  # where passwords are
+    words = [word for word in argv if "tracking." not in word]  # in which passwords may be
+    command = shlex.join(["python", "run.py", *words])
     tags = {KIND_TAG: "sweep", "mlflow.note.content": f"{len(configs)} runs: `{command}`"}
     journal.begin(
         {
