@@ -205,7 +205,9 @@ def _check_hydra(config: DictConfig) -> None:
         check_target(key, node["_target_"])
     _check_unused(raw["hydra"])
     launcher = raw["hydra"].get("launcher")
-    if isinstance(launcher, dict) and str(launcher.get("_target_")).startswith("mcl_lab."):
+    if launcher is not None and not isinstance(launcher, dict):
+        raise InputError("hydra.launcher", "must be a mapping; choose one by hydra/launcher=local")
+    if launcher and str(launcher.get("_target_")).startswith("mcl_lab."):
         _check_node("hydra.launcher", launcher)
     for key, _ in leaves(raw):
         if "()" in key.split("."):
@@ -216,8 +218,9 @@ def _check_unused(hydra: dict) -> None:
     """Refuse settings of Hydra's own sweeps, in whose place are ours."""
     if "MULTIRUN" in str(hydra.get("mode")):
         raise InputError("hydra.mode", "for several runs write -m (--multirun) on the command line")
-    if (hydra.get("sweeper") or {}).get("params"):
-        raise InputError("hydra.sweeper.params", SWEEPER_UNUSED)
+    sweeper = hydra.get("sweeper") or {}
+    if not isinstance(sweeper, dict) or sweeper.get("params"):
+        raise InputError("hydra.sweeper", SWEEPER_UNUSED)
     if hydra.get("sweep") not in (None, _SWEEP_DEFAULT):
         raise InputError(
             "hydra.sweep", "is not used: each run has a folder of its own, hydra.run.dir=FOLDER/${run_name:}"

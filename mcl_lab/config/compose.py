@@ -126,7 +126,7 @@ def _refuse_early(override: Override) -> None:
     if not override.key_or_group:
         raise InputError(str(override.input_line), "has no key; write KEY=VALUE")
     if key.startswith("hydra.sweeper.params"):
-        raise InputError("hydra.sweeper.params", SWEEPER_UNUSED)
+        raise InputError("hydra.sweeper", SWEEPER_UNUSED)
     if override.is_sweep_override():
         raise InputError(key, "several values make several runs: add -m (--multirun)")
     if is_group(override.key_or_group) and not override.is_delete():

@@ -182,7 +182,7 @@ def _by_folder(configs: Sequence[DictConfig]) -> dict[Path, DictConfig]:
 
 def _launcher(configs: Sequence[DictConfig]):
     """The launcher that `hydra/launcher` names."""
-    target = configs[0].hydra.launcher.get("_target_", "")
+    target = OmegaConf.select(configs[0], "hydra.launcher._target_") or "an empty node"
     if not target.startswith("mcl_lab.launch."):
         raise InputError("hydra/launcher", f"must be local: {target} keeps no ledger of its runs")
     if any(config.trainer.device.startswith("cuda:") for config in configs):

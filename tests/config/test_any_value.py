@@ -11,6 +11,7 @@ from mcl_lab.config.plain import leaves, plain
 KEYS = sorted(
     {key.rsplit(".", depth)[0] for key, _ in leaves(plain(compose([]))) for depth in range(3)}
     | {"pair.peers.c", "loss.new", "hydra.run", "hydra.run.dir", "hydra.job.name", "hydra.sweeper", "hydra.callbacks"}
+    | {"hydra.launcher", "hydra.launcher.jobs", "hydra.launcher.gpus", "hydra.sweep", "hydra.sweep.dir", "hydra.mode"}
 )
 VALUES = [
     "", "null", "true", "-1", "0", "1", "2.5", "1e400", "nan", "word", "'quoted word'", "[]", "[1]", "[null]",
