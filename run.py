@@ -112,10 +112,9 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
     if any(config.resume is not None for config in configs):
         raise InputError("resume", "goes on with one run; leave --multirun (-m) out")
     if all(config.task._target_ == TRAIN for config in configs):
-        from mcl_lab.tasks.sweep import launch
+        from mcl_lab.tasks.launching import launch
 
-        options = [f"--config-dir={config_dir.resolve()}"] if config_dir else []
-        launch(configs, name="_".join(names) or None, argv=argv, options=options)
+        launch(configs, name="_".join(names) or None, argv=argv, config_dir=config_dir)
         return
     failed = []
     for config in configs:

@@ -54,7 +54,7 @@ def check_target(key: str, target: object) -> None:
     else:
         ours = top == "mcl_lab" and not target.startswith("mcl_lab.tasks.") or package in _SINGLE_NAME_PACKAGES
         places = ", ".join(("mcl_lab", *_SINGLE_NAME_PACKAGES))
-    if not ours and top not in _plugins() or any(part.startswith("_") for part in target.split(".")):
+    if not ours and top not in plugins() or any(part.startswith("_") for part in target.split(".")):
         raise InputError(
             name,
             f"{target} is not allowed; allowed are public names of {places} and of the packages "
@@ -88,7 +88,8 @@ def signature_of(key: str, target: str) -> Signature:
     return Signature({}, frozenset(), False, attributes)
 
 
-def _plugins() -> set[str]:
+def plugins() -> set[str]:
+    """The packages whose classes a config may name besides ours."""
     return {name.strip() for name in os.environ.get(PLUGINS_VARIABLE, "").split(",") if name.strip()}
 
 

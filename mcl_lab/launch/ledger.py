@@ -1,27 +1,38 @@
 """The ledger of a sweep: which runs it has, and what became of each.
 
 One file, ledger.json in the sweep's folder, written by the one process that launches the sweep and read by anybody. It says
-what was launched and how the processes ended; how far a run has come its own folder says, as seen by `observe`.
+what was launched and how the processes ended; how far a run has come its own folder says, as seen by `observe`, and what
+SLURM has done with a job `ask`. Each job keeps a ledger of its own runs in jobs/<id>, from which the sweep's takes their
+attempts: so every ledger has one writer.
 """
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mcl_lab.errors import RunFailed
+from mcl_lab.launch.queue import Job, QueueSilent
 
 FILE_NAME = "ledger.json"
-FORMAT = 1
+JOBS = "jobs"  # the folder of jobs in a sweep's, for what submitit writes as well
+FORMAT = 2
+FRESH = 5.0  # seconds for which SLURM's answer is taken for the present
 
-State = Literal["waiting", "running", "finished", "failed", "lost"]
+State = Literal["waiting", "queued", "running", "finished", "cancelled", "failed", "lost", "unknown"]
+GOING_ON = ("queued", "running", "unknown")  # the states that a run leaves by itself, or may
 
 
 @dataclass
 class Attempt:
-    """One process that was started for a run. `gpu`: what it was given, None for a CPU. `exit_status` and `ended_ms` are None
-    while it runs, and for ever when its launcher was gone at its end; a status below 0 is the signal that killed it."""
+    """One process that was started for a run, or a job of SLURM that will start it: `pid` is 0 until then.
+
+    `gpu`: what it was given, None for a CPU. `exit_status` and `ended_ms` are None while it runs, and for ever when its
+    launcher was gone at its end; a status below 0 is the signal that killed it. `job`: SLURM's id, `12_3` for the third
+    of an array, None for a process of this machine's launcher.
+    """
 
     pid: int
     process_start: str | None  # tells the process from another that gets its number
@@ -31,6 +42,7 @@ class Attempt:
     ended_ms: int | None = None
     exit_status: int | None = None
     last_words: str = ""  # the last line that it printed
+    job: str | None = None
 
 
 @dataclass
@@ -63,12 +75,14 @@ class Run:
 class Seen(NamedTuple):
     """What a run's folder and processes say at a moment.
 
-    alive: a living process trains it, or is about to. state: the journal's last word (running, finished, failed,
-    interrupted), None before the first. started_ms: when the process that had that word began. epochs: done so far.
-    accuracies: latest test accuracies (%) of the own heads.
+    alive: a living process trains it, or is about to. holder: SLURM's number of the job that this process is part of,
+    if it is of one. state: the journal's last word (running, finished, failed, interrupted), None before the first.
+    started_ms: when the process that had that word began. epochs: done so far. accuracies: latest test accuracies (%) of
+    the own heads.
     """
 
     alive: bool
+    holder: str | None
     state: str | None
     message: str
     started_ms: int
@@ -88,7 +102,8 @@ class Ledger:
     """The runs of a sweep, in the order in which they are launched.
 
     read, write: of a JSON object from and to a path, None for a file that is not there; writing replaces it whole.
-    observe: what there is to see of a run.
+    observe: what there is to see of a run. ask: what SLURM has done with jobs, by their ids; raises QueueSilent.
+    `launcher`: what must be known to submit again, None for a sweep of this machine.
     """
 
     def __init__(
@@ -98,15 +113,20 @@ class Ledger:
         read: Callable[[Path], dict | None],
         write: Callable[[Path, dict], None],
         observe: Callable[[Run], Seen],
+        ask: Callable[[Sequence[str]], Mapping[str, Job]],
     ):
         self.folder = folder
+        self._read = read
         self._write = write
         self._observe = observe
+        self._ask = ask
+        self._jobs: Mapping[str, Job] | QueueSilent = {}
+        self._asked = float("-inf")
         stored = read(folder / FILE_NAME)
         if stored is not None and stored["format"] > FORMAT:
             raise RunFailed(f"{folder / FILE_NAME} was written by a newer mcl_lab; update this one")
-        runs = stored["runs"] if stored else []
-        self.runs = [Run(**run | {"attempts": [Attempt(**attempt) for attempt in run["attempts"]]}) for run in runs]
+        self.runs = _runs_in(stored)
+        self.launcher: dict[str, Any] | None = stored.get("launcher") if stored else None
 
     def enter(self, runs: Iterable[Run]) -> list[Run]:
         """Take in runs that are not there yet, known by their folders; returns all that were named, with their attempts."""
@@ -128,12 +148,51 @@ class Ledger:
 
     def save(self) -> None:
         """Bring what was changed in `runs` to the disk. Raises OSError."""
-        self._write(self.folder / FILE_NAME, {"format": FORMAT, "runs": [asdict(run) for run in self.runs]})
+        content = {"format": FORMAT, "launcher": self.launcher, "runs": [asdict(run) for run in self.runs]}
+        self._write(self.folder / FILE_NAME, content)
+
+    def standings(self, runs: Iterable[Run]) -> list[tuple[Run, Standing]]:
+        """How some runs stand now, each with its run."""
+        return [(run, self.standing(run)) for run in runs]
 
     def standing(self, run: Run) -> Standing:
         """How a run stands now."""
+        if run.latest is None or run.latest.job is None:
+            seen = self._observe(run)
+            return Standing(*_standing(run, seen), seen)
+        job = self._job(run.latest.job)  # first: a run that ends meanwhile has left its last word when it is looked for
+        self._hear(run)
         seen = self._observe(run)
-        return Standing(*_standing(run, seen), seen)
+        return Standing(*_submitted_standing(run, seen, job), seen)
+
+    def ask_again(self) -> None:
+        """Take SLURM's last answer for old: something was done about the jobs."""
+        self._asked = float("-inf")
+
+    def _job(self, name: str) -> Job | QueueSilent | None:
+        """What SLURM says of a job, by asking about all of the ledger's at once; None for one that it does not know."""
+        if time.monotonic() - self._asked > FRESH or not isinstance(self._jobs, QueueSilent) and name not in self._jobs:
+            try:
+                self._jobs = self._ask([run.latest.job for run in self.runs if run.latest and run.latest.job])
+            except QueueSilent as silent:
+                self._jobs = silent
+            self._asked = time.monotonic()
+        return self._jobs if isinstance(self._jobs, QueueSilent) else self._jobs.get(name)
+
+    def _hear(self, run: Run) -> None:
+        """Take over the attempts that the run's latest job has noted."""
+        job = run.latest.job
+        noted = _runs_in(self._read(self.folder / JOBS / job / FILE_NAME))
+        attempts = [attempt for other in noted if other.folder == run.folder for attempt in other.attempts]
+        if attempts:
+            for attempt in attempts:
+                attempt.job = job
+            run.attempts = [attempt for attempt in run.attempts if attempt.job != job] + attempts
+
+
+def _runs_in(stored: dict | None) -> list[Run]:
+    runs = stored["runs"] if stored else []
+    return [Run(**run | {"attempts": [Attempt(**attempt) for attempt in run["attempts"]]}) for run in runs]
 
 
 def _standing(run: Run, seen: Seen) -> tuple[State, str]:
@@ -142,7 +201,7 @@ def _standing(run: Run, seen: Seen) -> tuple[State, str]:
         return "finished", ""
     if seen.alive:
         return "running", f"on GPU {latest.gpu}" if latest and latest.ended_ms is None and latest.gpu else ""
-    stopped = f"stopped after epoch {seen.epochs}" if seen.epochs else "stopped"
+    stopped = "stopped" + _progress(seen)
     if latest is not None and latest.ended_ms is not None and latest.exit_status != 0:
         if seen.started_ms <= latest.ended_ms:  # else it was trained on since, outside of the sweep
             if is_stop(latest.exit_status):
@@ -155,7 +214,40 @@ def _standing(run: Run, seen: Seen) -> tuple[State, str]:
             return "waiting", stopped
         case None if latest is None or latest.ended_ms is not None:
             return "waiting", ""
-    return "lost", f"its process vanished after epoch {seen.epochs}; start the sweep again to go on"
+    return "lost", f"its process vanished{_progress(seen)}; start the sweep again to go on"
+
+
+def _submitted_standing(run: Run, seen: Seen, job: Job | QueueSilent | None) -> tuple[State, str]:
+    """Of a run whose latest attempt is a job: SLURM knows best whether it still goes on."""
+    latest = run.latest
+    name = f"job {latest.job}"
+    began = latest.pid != 0
+    failed = began and latest.ended_ms is not None and latest.exit_status != 0 and not is_stop(latest.exit_status)
+    if seen.state == "finished":
+        return "finished", name
+    if isinstance(job, QueueSilent):
+        return ("running", name) if seen.alive else ("unknown", f"{name}: {job}")
+    if job is not None and job.pending:
+        return "queued", f"{name}: {job.reason}{_progress(seen)}"
+    if job is not None and job.active:
+        if failed and seen.started_ms <= latest.ended_ms:  # others of its job go on
+            return "failed", latest.last_words
+        return "running", f"{name} on {job.nodes or latest.host}" + (f", GPU {latest.gpu}" if latest.gpu else "")
+    if seen.alive and (job is None or seen.holder != job.number):  # somebody trains it outside of the sweep
+        return "running", ""
+    if failed or began and seen.state == "failed":
+        return _standing(run, seen)
+    if job is None:
+        return "lost", f"SLURM does not know {name} any more{_progress(seen)}"
+    if job.cancelled:
+        return "cancelled", f"{name}{_progress(seen)}"
+    if began:
+        return "lost" if job.state == "COMPLETED" else "failed", f"{name}: {job.state}{_progress(seen)}"
+    return "failed", f"{name}: {job.state} before the run began; see jobs/{latest.job}_0_log.err beside its ledger"
+
+
+def _progress(seen: Seen) -> str:
+    return f" after epoch {seen.epochs}" if seen.epochs else ""
 
 
 def is_stop(exit_status: int) -> bool:

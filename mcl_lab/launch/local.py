@@ -163,7 +163,7 @@ class _Work:
             if time.monotonic() < self._next_look.get(run.folder, 0.0):
                 continue
             state = self.ledger.standing(run).state
-            if state == "running":  # by somebody else, alone or in another sweep: its turn comes when that has ended
+            if state in ("running", "queued"):  # somebody else's, alone or in another sweep: its turn comes after that
                 self._next_look[run.folder] = time.monotonic() + NEXT_LOOK
                 continue
             self.waiting.remove(run)
@@ -215,7 +215,7 @@ class _Work:
 
     def _goes_on(self, attempt: Attempt | None) -> bool:
         """Whether the process of that attempt is still there."""
-        if attempt is None or attempt.ended_ms is not None:
+        if attempt is None or attempt.ended_ms is not None or attempt.job is not None:
             return False
         start, host = self.identify(attempt.pid)
         return attempt.host == host and start is not None and start == attempt.process_start

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from mcl_lab.config.key import differences, key_config, run_key
 from mcl_lab.config.stored import FILE_NAME, read_config
 from mcl_lab.errors import InputError
+from mcl_lab.tracking.files import write_atomically
 
 SWEEPS = "sweeps"  # the folder of sweep folders, beside the run folders
 
@@ -61,3 +62,9 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError("hydra.run.dir", f"cannot make the run folder {folder}: {error.strerror}") from error
+
+
+def write_config(folder: Path, text: str) -> None:
+    """Make a run's folder ready for `resume=FOLDER`."""
+    make_folder(folder)
+    write_atomically(folder / FILE_NAME, text)

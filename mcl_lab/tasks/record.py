@@ -2,7 +2,6 @@
 
 import json
 import platform
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf import DictConfig
 from mcl_lab.config.compose import defaults_for
 from mcl_lab.config.key import changes, key_config, pair_kind, pair_name, recipe, recipe_key, repeat_key, run_key
 from mcl_lab.config.plain import leaves, plain
+from mcl_lab.launch.code import commit_of
 from mcl_lab.training.final import final_figures
 
 HOUSE = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def record_of(config: DictConfig, folder: Path) -> dict:
         "loss": str(config.loss.name),
         "dataset": str(config.data.name),
         "seed": str(config.seed),
-        "git_commit": git_commit(),
+        "git_commit": commit_of(HOUSE),
         "recipe_key": recipe_key(config),
         "repeat_key": repeat_key(config),
         "recipe": json.dumps(dict(leaves(recipe(config)))),
@@ -47,9 +47,9 @@ def record_of(config: DictConfig, folder: Path) -> dict:
 def going_on(record: dict) -> dict:
     """The record of a run that this process goes on with: other code than it began with is named after that."""
     tags = record["tags"]
-    if git_commit() == tags["git_commit"].split(" then ")[-1]:
+    if commit_of(HOUSE) == tags["git_commit"].split(" then ")[-1]:
         return record
-    return record | {"tags": tags | {"git_commit": f"{tags['git_commit']} then {git_commit()}"}}
+    return record | {"tags": tags | {"git_commit": f"{tags['git_commit']} then {commit_of(HOUSE)}"}}
 
 
 def result_of(config: DictConfig, records: list[dict], device: torch.device) -> dict:
@@ -69,7 +69,7 @@ def result_of(config: DictConfig, records: list[dict], device: torch.device) -> 
         "peers": {key: {"network": peers[key]["name"], **figures[key], "config": peers[key]} for key in sorted(peers)},
         "final": {f"final/{key}/{name}": value for key in figures for name, value in figures[key].items()},
         "environment": {
-            "git_commit": git_commit(),
+            "git_commit": commit_of(HOUSE),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": version("torchvision"),
@@ -79,18 +79,3 @@ def result_of(config: DictConfig, records: list[dict], device: torch.device) -> 
             "command": [word for word in sys.argv[1:] if "tracking." not in word],  # where passwords are
         },
     }
-
-
-def git_commit() -> str:
-    """The commit of this code, with `+changes` when files differ from it; `unknown` outside a git checkout."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(HOUSE), *arguments], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
-    ).stdout.strip()

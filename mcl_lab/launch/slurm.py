@@ -1,0 +1,261 @@
+"""The SLURM launcher: the runs of a sweep as jobs of a cluster, submitted by submitit in arrays."""
+
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from submitit import SlurmExecutor
+
+from mcl_lab.errors import InputError, RunFailed
+from mcl_lab.launch.ledger import JOBS, Attempt, Ledger, Run, Standing
+from mcl_lab.launch.queue import TIMEOUT
+
+TO_SUBMIT = ("waiting", "cancelled", "failed", "lost")
+
+# At the end of a job's script. A status above 128 says that a signal stopped or killed the task: by SLURM before the time
+# limit or before somebody else's job, or something killed Python. It goes on later, unless SLURM has already ended the job.
+GO_ON = """status=$?
+if [ $status -gt 128 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeues} ] \\
+        && [ "$(squeue --noheader --format=%T --job="$SLURM_JOB_ID")" = RUNNING ]; then
+    echo "mcl_lab: stopped with status $status; requeued" >&2
+    scontrol requeue "$SLURM_JOB_ID" && sleep 300
+fi
+exit $status"""
+
+
+class SlurmLauncher:
+    """Submits runs as arrays of jobs, a run or `runs_per_gpu` runs in each, and leaves them to SLURM.
+
+    partition, account, qos, constraint: as for sbatch; None leaves them to the site. gpus: of a job, as a number or with
+    a type, `a100:1`; each run has one of them, or shares it with `runs_per_gpu - 1` others. cpus, memory (as `16G`; None
+    for the site's default) and time (as `2-12:00:00`, or minutes): of a job. array_parallelism: jobs that run at a time,
+    of one submission; None for as many as SLURM lets. requeues: how often a job goes on by itself after a time limit, a
+    preemption or a kill. warning: seconds before its time limit at which it is stopped for that. sbatch: other options
+    of sbatch, `--exclude=n7`. setup: lines of shell before Python starts. wait: whether to follow the runs to their end.
+    dry_run: ask SLURM about the jobs, and submit none.
+    """
+
+    def __init__(
+        self,
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        constraint: str | None = None,
+        gpus: Annotated[int, ">= 0"] | str = 1,
+        cpus: Annotated[int, ">= 1"] = 4,
+        memory: Annotated[int, ">= 1"] | str | None = "16G",
+        time: Annotated[int, ">= 1"] | str = "24:00:00",
+        array_parallelism: Annotated[int, ">= 1"] | None = None,
+        runs_per_gpu: Annotated[int, ">= 1"] = 1,
+        requeues: Annotated[int, ">= 0"] = 10,
+        warning: Annotated[int, ">= 0"] = 120,
+        sbatch: Sequence[str] = (),
+        setup: Sequence[str] = (),
+        wait: bool = False,
+        dry_run: bool = False,
+    ):
+        self.partition = partition
+        self.account = account
+        self.qos = qos
+        self.constraint = constraint
+        self.gpus = str(gpus)
+        self.cpus = cpus
+        self.memory = memory
+        self.time = time
+        self.array_parallelism = array_parallelism
+        self.runs_per_gpu = runs_per_gpu
+        self.requeues = requeues
+        self.warning = warning
+        self.sbatch = dict(map(_option, sbatch))
+        self.setup = list(setup)
+        self.wait = wait
+        self.dry_run = dry_run
+        if not re.fullmatch(r"([\w.-]+:)?\d+", self.gpus):
+            raise InputError("hydra.launcher.gpus", f"must be a number, or as a100:1, not {gpus}")
+        if not re.fullmatch(r"\d+|\d+-\d+(:\d+){0,2}|\d+(:\d+){1,2}", str(time)):
+            raise InputError("hydra.launcher.time", f"must be minutes, H:MM:SS or D-HH:MM:SS, not {time}")
+        if memory is not None and not re.fullmatch(r"\d+[KMGT]?", str(memory)):
+            raise InputError("hydra.launcher.memory", f"must be megabytes, or as 16G, not {memory}")
+        if self.runs_per_gpu > 1 and self._gpu_count == 0:
+            raise InputError("hydra.launcher.runs_per_gpu", "needs hydra.launcher.gpus=1 or more")
+
+    def submit(
+        self,
+        ledger: Ledger,
+        standings: Sequence[tuple[Run, Standing]],
+        *,
+        make_job: Callable[[list[Run], bool], Callable],
+        name: str,
+        code: Path,
+        credentials: Mapping[str, str],
+        before: Callable[[], None],
+    ) -> "Submission":
+        """Submit those of the runs that neither are finished nor in the queue or running.
+
+        make_job: what the job of some runs calls, to be pickled; whether it has GPUs. name: of the sweep. code: the folder
+        to import from. credentials: for the environment of the jobs, which sbatch takes over from this process. before:
+        called when all is ready, just before the first array goes to SLURM.
+        Raises InputError when SLURM takes nothing, RunFailed when it does not answer or took a part; what it took is in
+        the ledger.
+        """
+        if any(standing.state == "unknown" for _, standing in standings):
+            raise RunFailed("SLURM does not say what became of jobs of this sweep: nothing was submitted")
+        runs = [run for run, standing in standings if standing.state in TO_SUBMIT]
+        gpus = self._gpu_count if any(run.uses_gpu for run in runs) else 0
+        size = max(1, gpus) * self.runs_per_gpu
+        packs = [runs[start : start + size] for start in range(0, len(runs), size)]
+        jobs = [make_job(pack, gpus > 0) for pack in packs]
+        limit, arrays = _array_limit() if jobs else 1, []
+        before()
+        with (
+            _environment(credentials),
+            _trial() if self.dry_run else nullcontext(ledger.folder / JOBS) as folder,
+        ):
+            executor = SlurmExecutor(folder, python=f"{shlex.quote(sys.executable)} -P")  # -P: never the code around
+            for start in range(0, len(jobs), limit):
+                # SLURM counts the parallelism of each array by itself: so one begins when the one before has ended
+                after = f"afterany:{arrays[-1].id}" if arrays and self.array_parallelism else None
+                executor.update_parameters(**self._parameters(name, gpus, code, after))
+                arrays.append(self._submit_array(executor, jobs[start : start + limit], done=start))
+                now = time.time_ns() // 1_000_000
+                for pack, job in zip(packs[start : start + limit], arrays[-1].jobs, strict=True):
+                    for run in pack:
+                        run.attempts.append(Attempt(0, None, "", None, now, job=job))
+                ledger.save()
+        return Submission(runs, arrays)
+
+    def _submit_array(self, executor: SlurmExecutor, jobs: Sequence[Callable], *, done: int) -> "Array":
+        said = io.StringIO()  # submitit repeats sbatch's words there
+        try:
+            with redirect_stderr(said):
+                submitted = executor.submit_array(jobs)
+        except Exception as error:  # a class of submitit's own for each way to fail
+            words = " ".join((said.getvalue() or str(error)).replace("sbatch: error: ", "").split())
+            if done:
+                raise RunFailed(f"SLURM took the first {done} jobs, then sbatch said: {words}") from error
+            raise InputError("hydra/launcher", f"sbatch said: {words}") from error
+        first = submitted[0]
+        script = first.paths.submission_file.read_text(encoding="utf-8")
+        return Array(first.job_id.partition("_")[0], [job.job_id for job in submitted], script)
+
+    def _parameters(self, name: str, gpus: int, code: Path, after: str | None) -> dict[str, Any]:
+        """Of submitit's executor. What sbatch has an option for goes to it as it is."""
+        options = {
+            "chdir": os.getcwd(),
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "gres": f"gpu:{self.gpus}" if gpus else None,
+            "mem": self.memory,
+            "time": self.time,
+            "dependency": after,
+            "requeue" if self.requeues else "no-requeue": True,
+            **self.sbatch,
+        }
+        # after the lines of the user, as modules set it too
+        path = f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+        return {
+            "job_name": f"mcl-{name}",
+            "wckey": None,
+            "cpus_per_task": self.cpus,
+            "srun_args": [f"--cpus-per-task={self.cpus}"],  # which srun does not take over from sbatch
+            "signal_delay_s": self.warning,
+            "array_parallelism": self.array_parallelism or sys.maxsize,
+            "setup": [*self.setup, path],
+            "teardown": GO_ON.format(requeues=self.requeues).splitlines(),
+            "additional_parameters": {option: value for option, value in options.items() if value is not None},
+        }
+
+    @property
+    def _gpu_count(self) -> int:
+        return int(self.gpus.rpartition(":")[2])
+
+
+class Array(NamedTuple):
+    """id: SLURM's. jobs: the ids of its jobs. script: what was submitted."""
+
+    id: str
+    jobs: list[str]
+    script: str
+
+
+class Submission(NamedTuple):
+    runs: list[Run]
+    arrays: list[Array]
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Take jobs out of the queue and end those that run. Raises RunFailed with SLURM's words."""
+    done = subprocess.run(
+        ["scancel", *jobs], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT
+    )
+    if done.returncode:
+        raise RunFailed(f"scancel said: {done.stderr}")
+
+
+def require_slurm() -> None:
+    """Raise InputError where SLURM's commands are not."""
+    missing = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
+    if missing:
+        raise InputError("hydra/launcher", f"there is no {missing[0]} here: submit from a machine of the cluster")
+
+
+def _array_limit() -> int:
+    """The most jobs that an array may have. Raises RunFailed when SLURM does not answer."""
+    command = ["scontrol", "show", "config"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT)
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", done.stdout)
+    if found is None:
+        raise RunFailed(f"SLURM does not answer: {done.stderr}")
+    return max(1, int(found[1]))
+
+
+def _option(line: str) -> tuple[str, str | bool]:
+    """`--exclude=n7` or `--exclusive` as the name and the value."""
+    found = re.fullmatch(r"--([a-z][a-z-]*)(?:=(.*))?", line)
+    if found is None:
+        raise InputError("hydra.launcher.sbatch", f"must be long options of sbatch, as --exclude=n7, not {line}")
+    return found[1], True if found[2] is None else found[2]
+
+
+@contextmanager
+def _trial() -> Iterator[Path]:
+    """A folder for jobs that are not meant; within it sbatch only tests what it is given."""
+    with tempfile.TemporaryDirectory() as folder:
+        shim = Path(folder, "bin", "sbatch")
+        shim.parent.mkdir()
+        shim.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} --test-only "$@" && echo "job 0"\n', encoding="utf-8")
+        shim.chmod(0o755)
+        before = os.environ["PATH"]
+        os.environ["PATH"] = f"{shim.parent}{os.pathsep}{before}"
+        try:
+            yield Path(folder)
+        finally:
+            os.environ["PATH"] = before
+
+
+@contextmanager
+def _environment(credentials: Mapping[str, str]) -> Iterator[None]:
+    """For submitting: with credentials, and without what a job passes on to those that are submitted from within it."""
+    before = dict(os.environ)
+    if "SLURM_JOB_ID" in before:
+        for name in before:
+            if name.startswith("SLURM_") and name != "SLURM_CONF":
+                del os.environ[name]
+    os.environ |= credentials
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before

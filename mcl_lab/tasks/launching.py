@@ -1,0 +1,276 @@
+"""Launching a sweep: here, as processes of this machine, or as jobs of SLURM."""
+
+import copy
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from mcl_lab.config.compose import CONF, run_folder
+from mcl_lab.config.key import differences, pair_name, run_key
+from mcl_lab.config.plain import plain
+from mcl_lab.config.stored import to_yaml
+from mcl_lab.config.sweeps import as_typed
+from mcl_lab.config.targets import plugins
+from mcl_lab.errors import InputError, Interrupted, RunFailed
+from mcl_lab.launch.code import CONFIG_DIR, take_snapshot
+from mcl_lab.launch.ledger import FILE_NAME as LEDGER
+from mcl_lab.launch.ledger import Ledger, Run
+from mcl_lab.launch.local import LocalLauncher
+from mcl_lab.tasks.closing import command_line, recording
+from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder, write_config
+from mcl_lab.tasks.screen import screen
+from mcl_lab.tasks.slurm_job import SlurmJob
+from mcl_lab.tasks.standings import ledger_of
+from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, outcome
+from mcl_lab.tasks.sweep_screen import SweepScreen, follow, show_submission, show_sweep
+from mcl_lab.tracking.files import exclusive
+from mcl_lab.tracking.processes import process_start, this_host
+from mcl_lab.tracking.uri import credentials, sqlite_file, stored_uri
+
+LOCK = "ledger.lock"  # held by whoever launches the sweep
+CODE = "code"  # the folder of snapshots in a sweep's
+
+
+class Sweep(NamedTuple):
+    """A sweep that is being launched."""
+
+    name: str
+    folder: Path
+    configs: dict[Path, DictConfig]  # by the folders of the runs
+    config_dir: Path | None
+    argv: Sequence[str]
+
+    @property
+    def config(self) -> DictConfig:
+        """For what is the same in all."""
+        return next(iter(self.configs.values()))
+
+    @property
+    def tracking(self) -> DictConfig:
+        return self.config.tracking
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """User and password of the tracking URI, for the environment of processes that record."""
+        return credentials(self.tracking.uri) if self.tracking.uri else {}
+
+    def yaml(self, run: Run) -> str:
+        """The config that the run is launched with: what waits is not changed by an edit of a YAML file."""
+        config = copy.deepcopy(self.configs[Path(run.folder)])
+        config.sweep = str(self.folder.absolute())
+        return to_yaml(config)
+
+
+def launch(
+    configs: Sequence[DictConfig], *, name: str | None, argv: Sequence[str], config_dir: Path | None = None
+) -> None:
+    """Launch the runs of a sweep; those that are finished, running or in the queue are left alone.
+
+    The local launcher follows them to their end, SLURM's when asked to. configs: checked, one for each run. name: the
+    sweep's, None to make one from what it holds. argv: the command line. config_dir: that of --config-dir.
+    Raises InputError before anything is started, RunFailed when some runs failed, Interrupted when asked to stop.
+    """
+    for key in ("sweep", "tracking.uri", "tracking.experiment"):
+        if len({OmegaConf.select(config, key) for config in configs}) > 1:
+            raise InputError(key, "must be the same for all runs of a sweep")
+    by_folder = _by_folder(configs)
+    launcher = _launcher(configs)
+    name = configs[0].sweep or name or f"multirun-{_hash(configs)[:8]}"
+    folder = sweep_folder(name, Path(os.path.commonpath([folder.parent for folder in by_folder])))
+    sweep = Sweep(Path(name).name, folder, by_folder, config_dir, argv)
+    if isinstance(launcher, LocalLauncher):
+        _launch_here(sweep, launcher, screen())
+    elif launcher.dry_run:
+        _try_out(sweep, launcher, screen())
+    else:
+        _submit(sweep, launcher, screen())
+
+
+def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> None:
+    options = [f"--config-dir={sweep.config_dir.resolve()}"] if sweep.config_dir else []
+
+    def prepare(run: Run) -> list[str]:
+        write_config(Path(run.folder), sweep.yaml(run))
+        return [sys.executable, str(RUN), *options, f"resume={as_typed(run.folder)}"]
+
+    make_folder(sweep.folder)
+    with exclusive(sweep.folder / LOCK, wait=False) as alone:
+        ledger, runs = _enter(sweep, alone)
+        console.print(f"Sweep {sweep.name}: {len(runs)} runs; ledger {sweep.folder / LEDGER}", soft_wrap=True)
+        record = _begin_record(sweep)
+        record.wait()
+        adoption = adopt(runs, sweep.folder, os.environ | sweep.credentials)
+        try:
+            with SweepScreen(console, sweep.name, ledger, runs) as show:
+                launcher.launch(
+                    ledger,
+                    runs,
+                    prepare=prepare,
+                    environment=os.environ | sweep.credentials,
+                    identify=lambda pid: (process_start(pid), this_host()),
+                    show=show,
+                )
+        except BaseException as error:
+            record.journal.status("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
+            if isinstance(error, Interrupted):
+                show_sweep(console, sweep.name, ledger.standings(runs))
+            raise
+        standings = ledger.standings(runs)
+        state, message = outcome(sweep.name, standings)
+        record.journal.status(state, message)
+        if adoption:
+            with suppress(subprocess.TimeoutExpired):
+                adoption.wait(sweep.tracking.wait)
+        _show_end(sweep, console, standings)
+    if message:
+        raise RunFailed(f"{message}; the same command tries them again")
+
+
+def _submit(sweep: Sweep, launcher, console: Console) -> None:
+    """Hand the runs to SLURM; follow them when the launcher is told to wait."""
+    from mcl_lab.launch.slurm import require_slurm
+
+    require_slurm()
+    make_folder(sweep.folder)
+    with exclusive(sweep.folder / LOCK, wait=False) as alone:
+        ledger, runs = _enter(sweep, alone)
+        record = _begin_record(sweep)  # while this process goes on
+        adopt(runs, sweep.folder, os.environ | sweep.credentials)
+        snapshots = sweep.folder.absolute() / CODE
+        code = take_snapshot(CONF.parent, snapshots, plugins=plugins(), config_dir=sweep.config_dir)
+        ledger.launcher = {
+            "settings": OmegaConf.to_container(sweep.config.hydra.launcher, resolve=True),
+            "config_dir": str(code / CONFIG_DIR) if sweep.config_dir else None,
+        }
+        try:
+            submission = launcher.submit(
+                ledger,
+                ledger.standings(runs),
+                make_job=_job_maker(sweep, launcher, code),
+                name=sweep.name,
+                code=code,
+                credentials=sweep.credentials,
+                before=record.wait,
+            )
+        except BaseException as error:
+            record.journal.status("failed", str(error))
+            raise
+        record.journal.status("submitted")
+    show_submission(console, ledger, submission, ledger.standings(runs))
+    if sweep.tracking.uri and (file := sqlite_file(stored_uri(sweep.tracking.uri))):
+        console.print(f"{'note':<12}  {file} is for jobs of one machine; for several: tracking.uri=http://HOST:PORT")
+    if launcher.wait:
+        follow(console, sweep.name, ledger, runs)
+        standings = ledger.standings(runs)
+        _show_end(sweep, console, standings)
+        if message := outcome(sweep.name, standings)[1]:
+            raise RunFailed(f"{message}; the same command submits them again")
+
+
+def _try_out(sweep: Sweep, launcher, console: Console) -> None:
+    """Ask SLURM about the jobs that would be submitted; nothing is written."""
+    ledger = ledger_of(sweep.folder, saved=False)
+    runs = ledger.enter(_run(sweep, folder) for folder in sweep.configs)
+    code = sweep.folder.absolute() / CODE / "SNAPSHOT"
+    submission = launcher.submit(
+        ledger,
+        ledger.standings(runs),
+        make_job=_job_maker(sweep, launcher, code),
+        name=sweep.name,
+        code=code,
+        credentials=sweep.credentials,
+        before=lambda: None,
+    )
+    for array in submission.arrays:
+        console.print(array.script, highlight=False, markup=False, soft_wrap=True)
+    jobs = sum(len(array.jobs) for array in submission.arrays)
+    console.print(
+        f"SLURM would take {len(submission.runs)} of {len(runs)} runs, in {jobs} jobs; nothing was submitted."
+    )
+
+
+def _job_maker(sweep: Sweep, launcher, code: Path):
+    options = (f"--config-dir={code / CONFIG_DIR}",) if sweep.config_dir else ()
+
+    def make_job(runs: list[Run], gpus: bool) -> SlurmJob:
+        configs = {run.folder: sweep.yaml(run) for run in runs}
+        return SlurmJob(str(sweep.folder.absolute()), configs, options, gpus, launcher.requeues)
+
+    return make_job
+
+
+def _enter(sweep: Sweep, alone: bool) -> tuple[Ledger, list[Run]]:
+    if not alone:
+        raise RunFailed(f"another process is launching sweep {sweep.name}; see: task=sweep task.sweep={sweep.folder}")
+    ledger = ledger_of(sweep.folder)
+    return ledger, ledger.enter(_run(sweep, folder) for folder in sweep.configs)
+
+
+def _begin_record(sweep: Sweep) -> SweepRecord:
+    record = SweepRecord(sweep.folder, sweep.tracking)
+    record.begin(sweep.name, _hash(list(sweep.configs.values())), len(sweep.configs), sweep.argv)
+    return record
+
+
+def _show_end(sweep: Sweep, console: Console, standings) -> None:
+    show_sweep(console, sweep.name, standings)
+    report = ("report", command_line("task=report", f"task.sweep={as_typed(sweep.name)}"))
+    for what, text in [report, *recording(sweep.config, sweep.folder)]:
+        console.print(f"{what:<12}  {text}", soft_wrap=True)
+
+
+def _run(sweep: Sweep, folder: Path) -> Run:
+    config = sweep.configs[folder]
+    return Run(
+        folder=str(folder),
+        run_key=run_key(config),
+        pair=pair_name(config),
+        loss=str(config.loss.name),
+        dataset=str(config.data.name),
+        seed=config.seed,
+        epochs=config.trainer.epochs,
+        uses_gpu=config.trainer.device != "cpu",
+        log=str(sweep.folder / "logs" / f"{folder.name}.log"),
+    )
+
+
+def _by_folder(configs: Sequence[DictConfig]) -> dict[Path, DictConfig]:
+    """The configs by their run folders. Raises InputError when runs share one, or one belongs to another run."""
+    by_folder: dict[Path, DictConfig] = {}
+    for config in configs:
+        folder = run_folder(config)
+        if folder in by_folder and run_key(by_folder[folder]) != run_key(config):
+            raise InputError(
+                "hydra.run.dir", f"{folder} would be the folder of several runs; put ${{run_name:}} into it"
+            )
+        if folder in by_folder and plain(by_folder[folder]) != plain(config):
+            changed = "; ".join(differences(plain(by_folder[folder]), plain(config)))
+            raise InputError("--multirun", f"runs that differ only in what decides no numbers are one run: {changed}")
+        refuse_other_run(config, folder)
+        by_folder[folder] = config
+    return by_folder
+
+
+def _launcher(configs: Sequence[DictConfig]):
+    """The launcher that `hydra/launcher` names."""
+    target = OmegaConf.select(configs[0], "hydra.launcher._target_") or "an empty node"
+    if not target.startswith("mcl_lab.launch."):
+        raise InputError("hydra/launcher", f"must be local: {target} keeps no ledger of its runs")
+    if any(config.trainer.device.startswith("cuda:") for config in configs):
+        raise InputError(
+            "trainer.device", "in a sweep the launcher shares out GPUs: write cuda, and hydra.launcher.gpus=[1]"
+        )
+    return hydra.utils.instantiate(configs[0].hydra.launcher)
+
+
+def _hash(configs: Sequence[DictConfig]) -> str:
+    return hashlib.sha256("".join(sorted(map(run_key, configs))).encode()).hexdigest()

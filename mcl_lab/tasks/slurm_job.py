@@ -1,0 +1,95 @@
+"""What a job of SLURM does: it launches its runs, as the local launcher does on any machine, and says how they ended."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcl_lab.config.sweeps import as_typed
+from mcl_lab.errors import Interrupted, RunFailed
+from mcl_lab.launch.ledger import JOBS, Ledger, Run, is_stop
+from mcl_lab.launch.local import LocalLauncher
+from mcl_lab.tasks.folders import write_config
+from mcl_lab.tasks.standings import ledger_of
+from mcl_lab.tasks.sweep_record import RUN, settle_from_within
+from mcl_lab.tracking.processes import process_start, this_host
+
+KILLED = -9  # the exit status of a process that the system took away, for want of memory perhaps
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """Called in a job, where it was pickled at submission; every start of the job goes on with what is not finished.
+
+    sweep: the sweep's folder. configs: the config of each run, as YAML, by the run's folder. options: of run.py.
+    gpus: whether the job has any. restarts: how often a run that was killed is started again.
+    """
+
+    sweep: str
+    configs: dict[str, str]
+    options: tuple[str, ...]
+    gpus: bool
+    restarts: int
+
+    def __call__(self) -> None:
+        """Train to the end. Raises RunFailed when a run failed, and SystemExit with a status above 128 when the job was
+        asked to stop before."""
+        if not self.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # not every site hides those that nobody asked for
+        sweep = Path(self.sweep)
+        folder = sweep / JOBS / job_name()
+        folder.mkdir(parents=True, exist_ok=True)
+        ledger = ledger_of(folder)
+        all_runs = ledger_of(sweep).runs
+        runs = [run for run in all_runs if run.folder in self.configs]
+        for run in runs:
+            run.attempts = []  # of this job alone
+        runs = ledger.enter(runs)
+        try:
+            self._train(ledger, runs)
+        except Interrupted as stop:
+            print(f"mcl_lab: stopped {stop}", file=sys.stderr, flush=True)
+            sys.exit(stop.status)
+        finally:
+            settle_from_within(sweep, all_runs)
+        failures = [(run, now) for run in runs if (now := ledger.standing(run)).state != "finished"]
+        if failures:
+            raise RunFailed("; ".join(f"{run.name} {now.state}: {now.detail} (log: {run.log})" for run, now in failures))
+
+    def checkpoint(self):
+        """What submitit requeues on a signal that comes before the runs are started: the same."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _train(self, ledger: Ledger, runs: Sequence[Run]) -> None:
+        while True:
+            LocalLauncher(jobs=len(runs)).launch(
+                ledger,
+                runs,
+                prepare=self._prepare,
+                environment=os.environ,
+                identify=lambda pid: (process_start(pid), this_host()),
+                show=lambda: None,
+            )
+            if not any(self._was_killed(ledger, run) for run in runs):
+                return
+            print("mcl_lab: a run was killed; it goes on from its last checkpoint", file=sys.stderr, flush=True)
+
+    def _prepare(self, run: Run) -> list[str]:
+        write_config(Path(run.folder), self.configs[run.folder])
+        return [sys.executable, str(RUN), *self.options, f"resume={as_typed(run.folder)}"]
+
+    def _was_killed(self, ledger: Ledger, run: Run) -> bool:
+        """Whether somebody ended the run's process, not the run itself, and it may try again."""
+        if ledger.standing(run).state == "finished" or len(run.attempts) > self.restarts:
+            return False
+        return run.latest.exit_status == KILLED or is_stop(run.latest.exit_status)
+
+
+def job_name() -> str:
+    """The name of the job that this process is part of, as squeue shows it."""
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]

@@ -1,0 +1,108 @@
+"""A sweep's own record, the parent of its runs' in MLflow."""
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mcl_lab.config.compose import CONF
+from mcl_lab.config.sweeps import as_typed
+from mcl_lab.launch.ledger import GOING_ON, Run, Standing
+from mcl_lab.tracking.delivery import is_delivered, read_delivery
+from mcl_lab.tracking.files import write_json
+from mcl_lab.tracking.journal import RECORD, Journal, is_finished, read_record, read_status
+from mcl_lab.tracking.recorded import KIND_TAG
+from mcl_lab.tracking.sender import start_sender
+
+RUN = CONF.parent / "run.py"
+
+
+class SweepRecord:
+    """The record of the sweep that is launched by this process, in the sweep's folder."""
+
+    def __init__(self, folder: Path, tracking):
+        self.folder = folder
+        self.tracking = tracking
+        self.journal = Journal(folder)
+
+    def begin(self, name: str, run_key: str, runs: int, argv: Sequence[str]) -> None:
+        words = [word for word in argv if "tracking." not in word]  # in which passwords may be
+        command = shlex.join(["python", "run.py", *words])
+        self.journal.begin(
+            {
+                "run_key": run_key,
+                "name": name,
+                "uri": self.tracking.uri,
+                "experiment": self.tracking.experiment,
+                "params": {},
+                "tags": {KIND_TAG: "sweep", "mlflow.note.content": f"{runs} runs: `{command}`"},
+            }
+        )
+        self.journal.status("running")
+        self.sender = start_sender(self.folder, self.tracking.uri)
+
+    def wait(self) -> None:
+        """Until MLflow has it, and with it schema and experiment, or says why not; for `tracking.wait` seconds at most."""
+        deadline = time.monotonic() + self.tracking.wait
+        while self.sender is not None and time.monotonic() < deadline:
+            delivery = read_delivery(self.folder, read_record(self.folder))
+            if delivery["mlflow_run"] or delivery["error"]:
+                return
+            time.sleep(0.1)
+
+
+def settle(folder: Path, standings: Sequence[tuple[Run, Standing]]) -> None:
+    """Bring the record of a submitted sweep up to date once nothing of it goes on any more: nobody waits for it to."""
+    status = read_status(folder)
+    if status is None or status["state"] == "running" or any(now.state in GOING_ON for _, now in standings):
+        return
+    state, message = outcome(folder.name, standings)
+    if (status["state"], status["message"]) != (state, message):
+        Journal(folder).status(state, message)
+        start_sender(folder)
+
+
+def settle_from_within(folder: Path, runs: Sequence[Run]) -> None:
+    """As `settle`, for jobs when they end, many perhaps: the first run that has not ended answers, and SLURM is not asked."""
+    said = []
+    for run in runs:
+        status = read_status(run.folder)
+        if status is None or status["state"] not in ("finished", "failed"):
+            return
+        said.append((run, Standing(status["state"], "", None)))
+    settle(folder, said)
+
+
+def outcome(name: str, standings: Sequence[tuple[Run, Standing]]) -> tuple[str, str]:
+    """What is to be said of a sweep whose runs stand so: finished, or failed and how many."""
+    unfinished = sum(standing.state != "finished" for _, standing in standings)
+    if unfinished == 0:
+        return "finished", ""
+    return "failed", f"{unfinished} of {len(standings)} runs of sweep {name} are not finished"
+
+
+def adopt(runs: Sequence[Run], sweep: Path, environment: Mapping[str, str]) -> subprocess.Popen | None:
+    """Runs that were finished before, and belong to no sweep yet, become children of this one in MLflow too; the process that
+    tells it so."""
+    parent, adopted = str(sweep.absolute()), []
+    for run in runs:
+        record = read_record(run.folder)
+        if record is None or not is_finished(run.folder):
+            continue
+        if record["parent"] is None:
+            record |= {"parent": parent}
+            write_json(Path(run.folder) / RECORD, record)
+        if record["parent"] == parent and not is_delivered(run.folder):
+            adopted.append(run.folder)
+    if not adopted:
+        return None
+    return subprocess.Popen(
+        [sys.executable, str(RUN), "task=sync", f"task.runs={as_typed(adopted)}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
+    )
