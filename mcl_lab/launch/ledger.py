@@ -237,7 +237,7 @@ def _submitted_standing(run: Run, seen: Seen, job: Job | QueueSilent | None, job
         return "running", ""
     if status and not is_stop(status) or began and seen.state == "failed":
         return _standing(run, seen)
-    if job is None:
+    if job is None or began and job.unrecorded:
         return "lost", f"SLURM does not know {name} any more{_progress(seen)}"
     if job.cancelled:
         return "cancelled", f"{name}{_progress(seen)}"
