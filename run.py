@@ -7,9 +7,7 @@ python run.py --cfg job | --help | --info        Hydra's answers about the confi
 """
 
 import argparse
-import copy
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import CONF, compose
+from mcl_lab.config.several import compose_several
 from mcl_lab.config.stored import resumed
 from mcl_lab.config.sweeps import expand, split_names
 from mcl_lab.errors import InputError, Interrupted, RunFailed
@@ -130,19 +129,9 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
 
 
 def all_checked(runs: Sequence[Sequence[str]]) -> list[DictConfig]:
-    """As `checked`; runs that differ in their seed alone are composed once, which takes most of the time."""
-    composed: dict[tuple, DictConfig] = {}
+    """As `checked`, for many runs: what is wrong is the first thing that is wrong with the first of them, in their order."""
     configs = []
-    for overrides in runs:
-        seed = [word for word in overrides if re.fullmatch(r"seed=\d+", word)]
-        rest = tuple(word for word in overrides if word not in seed)
-        if not seed or rest not in composed or any("hydra.job" in word for word in rest):  # which may hold the seed
-            composed[rest] = checked(overrides)
-            configs.append(composed[rest])
-            continue
-        config = copy.deepcopy(composed[rest])
-        config.seed = int(seed[-1].partition("=")[2])
-        config.hydra.overrides.task = [word for word in overrides if not word.startswith("hydra")]
+    for config in compose_several(runs):
         check(config)
         configs.append(config)
     return configs

@@ -33,8 +33,9 @@ _NODE_KEYS = {"_args_", "_partial_", "_recursive_", "_convert_"}  # Hydra's, whi
 
 def check(config: DictConfig) -> None:
     """Raise InputError for the first thing that is wrong with a composed or stored config."""
-    _check_keys(unresolved(config))  # before a key that is gone is reported as an interpolation to it
-    _check_environment(config)
+    written = unresolved(config)
+    _check_keys(written)  # before a key that is gone is reported as an interpolation to it
+    _check_environment(written)
     _check_hydra(config)
     tree = plain(config)
     _check_keys(tree)
@@ -188,9 +189,9 @@ def _check_node(key: str, node: dict, supplied: Collection[str] = (), head: Coll
     return signature
 
 
-def _check_environment(config: DictConfig) -> None:
+def _check_environment(written: dict) -> None:
     # Values from the environment may be secrets, and a run's config is stored and shown.
-    for key, value in leaves(unresolved(config)):
+    for key, value in leaves(written):
         if "oc.env" in str(value) and not _ENVIRONMENT_ALLOWED.fullmatch(key):
             raise InputError(key, "oc.env is allowed only in data.root, tracking.* and hydra.*; write the value itself")
 

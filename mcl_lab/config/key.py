@@ -15,12 +15,7 @@ TRAINER_KEYS = ("epochs", "max_steps", "precision", "channels_last")  # the trai
 
 def key_config(config: DictConfig) -> dict:
     """What decides the numbers of a run, as plain values: 1.0 is 1, and a loss node that is null is not there."""
-    tree = plain(config)
-    kept = {name: tree[name] for name in (*_GROUPS, "seed")}
-    kept["trainer"] = {name: tree["trainer"][name] for name in TRAINER_KEYS}
-    kept["data"] = _without_roots(kept["data"])
-    kept["loss"] = {name: node for name, node in kept["loss"].items() if node is not None}
-    return _canonical(kept)
+    return _key_config(plain(config))
 
 
 def run_key(config: DictConfig) -> str:
@@ -45,7 +40,9 @@ def repeat_key(config: DictConfig) -> str:
 
 def run_name(config: DictConfig) -> str:
     """`<pair>-<loss>-s<seed>-<first 8 digits of the key>`, fit to be a folder's name."""
-    return f"{pair_name(config)}-{_file_name(config.loss.name)}-s{config.seed}-{run_key(config)[:8]}"
+    tree = plain(config)
+    key = _hash(_key_config(tree))
+    return f"{_pair_name(tree)}-{_file_name(tree['loss']['name'])}-s{tree['seed']}-{key[:8]}"
 
 
 def pair_name(config: DictConfig) -> str:
@@ -53,21 +50,12 @@ def pair_name(config: DictConfig) -> str:
 
     The order is that of the peers' keys, not of the file; fit to be part of a folder's name.
     """
-    peers = _peers(config)
-    names = [_file_name(node["name"]) for node in peers]
-    if len(names) == 1:
-        return f"single-{names[0]}"
-    if pair_kind(config) == "homogeneous":
-        return names[0] if len(names) == 2 else f"{names[0]}x{len(names)}"
-    return "_".join(names)[:100]
+    return _pair_name(plain(config))
 
 
 def pair_kind(config: DictConfig) -> str:
     """`single`, `homogeneous` (the same network with the same arguments throughout) or `heterogeneous`."""
-    peers = _peers(config)
-    if len(peers) == 1:
-        return "single"
-    return "homogeneous" if all(node == peers[0] for node in peers) else "heterogeneous"
+    return _kind(_peers(plain(config)))
 
 
 def differences(ours: Mapping, theirs: Mapping) -> list[str]:
@@ -100,8 +88,32 @@ def _gone(key: str, after: Mapping[str, object]) -> str | None:
     return None
 
 
-def _peers(config: DictConfig) -> list[dict]:
-    peers = plain(config)["pair"]["peers"]
+def _key_config(tree: dict) -> dict:
+    kept = {name: tree[name] for name in (*_GROUPS, "seed")}
+    kept["trainer"] = {name: tree["trainer"][name] for name in TRAINER_KEYS}
+    kept["data"] = _without_roots(kept["data"])
+    kept["loss"] = {name: node for name, node in kept["loss"].items() if node is not None}
+    return _canonical(kept)
+
+
+def _pair_name(tree: dict) -> str:
+    peers = _peers(tree)
+    names = [_file_name(node["name"]) for node in peers]
+    if len(names) == 1:
+        return f"single-{names[0]}"
+    if _kind(peers) == "homogeneous":
+        return names[0] if len(names) == 2 else f"{names[0]}x{len(names)}"
+    return "_".join(names)[:100]
+
+
+def _kind(peers: list[dict]) -> str:
+    if len(peers) == 1:
+        return "single"
+    return "homogeneous" if all(node == peers[0] for node in peers) else "heterogeneous"
+
+
+def _peers(tree: dict) -> list[dict]:
+    peers = tree["pair"]["peers"]
     return [_canonical(peers[key]) for key in sorted(peers)]
 
 

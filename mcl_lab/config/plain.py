@@ -10,17 +10,21 @@ from mcl_lab.errors import InputError
 
 def plain(config: DictConfig) -> dict:
     """The config without `hydra`, every interpolation resolved. Raises InputError for a missing or broken value."""
-    for key, value in leaves(unresolved(config)):
+    tree = unresolved(config)
+    for key, value in leaves(tree):
         if value == "???":
             raise InputError(key, f"needs a value, e.g. {key}={'PATH' if key.endswith('root') else 'VALUE'}")
-    return {name: resolve(config, name) for name in config if name != "hydra"}
+    # Resolving takes several times as long as the rest, so what has nothing to resolve is taken as it is written.
+    return {name: resolve(config, name) if _has_interpolation(node) else node for name, node in tree.items()}
 
 
 def unresolved(config: DictConfig) -> dict:
     """The config without `hydra` as it is written, interpolations and missing values (`???`) included."""
-    tree = OmegaConf.to_container(config, resolve=False)
-    tree.pop("hydra", None)
-    return tree
+    return {
+        name: OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+        for name, node in config.items_ex(resolve=False)
+        if name != "hydra"
+    }
 
 
 def resolve(config: DictConfig, key: str) -> object:
@@ -40,3 +44,11 @@ def leaves(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _has_interpolation(tree: object) -> bool:
+    if isinstance(tree, dict):
+        return any(_has_interpolation(value) for value in tree.values())
+    if isinstance(tree, list):
+        return any(_has_interpolation(value) for value in tree)
+    return isinstance(tree, str) and "${" in tree

@@ -5,6 +5,7 @@ One vocabulary for the config's own schema and for the classes it names. An anno
 """
 
 import ast
+import functools
 import operator
 import re
 import sys
@@ -38,7 +39,7 @@ def check_value(key: str, value: object, annotation: ast.expr | str | None, with
     `not empty` of a string.
     """
     if isinstance(annotation, str):
-        annotation = ast.parse(annotation, mode="eval").body
+        annotation = _parsed(annotation)
     if annotation is None or accepts(value, annotation) and _in_range(value, within):
         return
     wanted = describe(annotation) + (f" {_range_words(within)}" if within else "")
@@ -51,7 +52,7 @@ def accepts(value: object, annotation: ast.expr) -> bool:
         case ast.Constant(value=None):
             return value is None
         case ast.Constant(value=str(text)):
-            return accepts(value, ast.parse(text, mode="eval").body)
+            return accepts(value, _parsed(text))
         case ast.BinOp(op=ast.BitOr()):
             return any(accepts(value, member) for member in _members(annotation))
         case ast.Subscript(slice=inner):
@@ -65,13 +66,18 @@ def describe(annotation: ast.expr) -> str:
         case ast.Constant(value=None):
             return "null"
         case ast.Constant(value=str(text)):
-            return describe(ast.parse(text, mode="eval").body)
+            return describe(_parsed(text))
         case ast.BinOp(op=ast.BitOr()):
             words = [describe(member) for member in _members(annotation) if _last_name(member) != "Tensor"]
             return " or ".join(dict.fromkeys(words))
         case ast.Subscript(slice=inner):
             return _describe_generic(_last_name(annotation.value), inner)
     return _NAMES.get(_last_name(annotation), ast.unparse(annotation))
+
+
+@functools.lru_cache
+def _parsed(annotation: str) -> ast.expr:
+    return ast.parse(annotation, mode="eval").body
 
 
 def _accepts_generic(value: object, name: str, inner: ast.expr) -> bool:
