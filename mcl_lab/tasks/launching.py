@@ -34,7 +34,7 @@ from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, outcome, settle
 from mcl_lab.tasks.sweep_screen import SweepScreen, follow, show_submission, show_sweep
 from mcl_lab.tracking.files import exclusive, read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
-from mcl_lab.tracking.uri import credentials, sqlite_file, stored_uri
+from mcl_lab.tracking.uri import credentials, network_warning, sqlite_file, stored_uri
 
 LOCK = "ledger.lock"  # held by whoever launches the sweep
 CODE = "code"  # the folder of snapshots in a sweep's
@@ -173,7 +173,9 @@ def _submit(sweep: Sweep, launcher, console: Console) -> None:
     settle(sweep.folder, standings)  # if nothing was to be done
     show_submission(console, ledger, submission, standings)
     if sweep.tracking.uri and (file := sqlite_file(stored_uri(sweep.tracking.uri))):
-        console.print(f"{'note':<12}  {file} is for jobs of one machine; for several: tracking.uri=http://HOST:PORT")
+        note = network_warning(sweep.tracking.uri)
+        note = note or f"{file} is for jobs on one machine; for several: tracking.uri=http://HOST:PORT"
+        console.print(f"{'note':<13}  {note}", soft_wrap=True)
     if launcher.wait:
         follow(console, sweep.name, ledger, runs)
         standings = ledger.standings(runs)

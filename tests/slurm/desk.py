@@ -8,8 +8,7 @@ from pathlib import Path
 from runs import LMCL, Ended, end, start
 
 ONE_CORE = ["hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.memory=2G"]
-# Twelve epochs of half a second, a checkpoint every five steps.
-LONG = [*LMCL, "trainer.epochs=12", "trainer.checkpoint_steps=5"]
+LONG = [*LMCL, "trainer.epochs=8", "trainer.checkpoint_steps=5", "tracking=none"]  # half a minute
 
 
 class Desk:
@@ -55,6 +54,12 @@ class Desk:
         while jobs := self.cluster.jobs():
             assert time.monotonic() < until, jobs
             time.sleep(0.3)
+
+    def wait_recorded(self, limit=120) -> None:
+        """Until all of it is in the store."""
+        until = time.monotonic() + limit
+        while (said := self.run("task=sync")).count("already in") < len(said.splitlines()):
+            assert time.monotonic() < until, said
 
     def folder_of(self, run: dict) -> Path:
         return self.folder / run["folder"]
