@@ -15,7 +15,8 @@ def write_atomically(path: Path, content: str | bytes, *, shared: bool = False) 
     """Replace `path` by `content`, text as UTF-8; after a crash at any moment it holds the old content or the new one.
 
     One writer at a time: the temporary file beside it has a fixed name, so that crashes leave at most one behind.
-    `shared`: others may write it at the same moment, and the last to come stays; the temporary file has a name of its own.
+    `shared`: others may write it at the same moment, and the last to come stays; the temporary file then has a name of
+    its own.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp" if shared else f".{path.name}.tmp")
     with open(temporary, "wb") as file:

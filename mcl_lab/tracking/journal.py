@@ -77,9 +77,9 @@ class Journal:
         """Write how the run stands, signed by this process.
 
         "running" comes first and before `start_sender`; "finished" comes after result.json, as the sender then takes
-        everything to be there. "submitted" is the last word of a launcher that has handed its sweep's runs to a scheduler:
-        not an end, but no process stands for the record any more. Whoever sees the sweep end writes its end, by a journal
-        of its own; several may do so at the same moment.
+        everything to be there. "submitted" is the last word of a launcher that has handed its sweep's runs to a
+        scheduler: not an end, but no process stands for the record any more. Whoever sees the sweep end writes its end,
+        by a journal of its own; several may do so at the same moment.
         """
         now = _now_ms()
         begun_here = state == "running" or self._started_ms is not None

@@ -17,9 +17,9 @@ from mcl_lab.tracking.recorded import is_running
 def deliver_left_behind(deliver: Callable[..., bool], folder: Path, *, seconds: float) -> None:
     """Deliver the sweep's own record and those of its runs beside `folder` that have ended and that no sender carries.
 
-    For the holder of the sender's lock of `folder`, a run that is delivered itself; as soon as it goes on, this ends, and
-    after `seconds` too. Runs of other sweeps, alone, or recorded elsewhere are left alone. Raises the first thing that a
-    store raises: one that fails now is not asked once more for each run.
+    For the holder of the sender's lock of `folder`, a run that is delivered itself; as soon as it goes on, this ends,
+    and after `seconds` too. Runs of other sweeps, alone, or recorded elsewhere are left alone. Raises the first thing
+    that a store raises: one that fails now is not asked once more for each run.
     """
     deadline = time.monotonic() + seconds
     for other in _undelivered(folder):
@@ -32,7 +32,7 @@ def deliver_left_behind(deliver: Callable[..., bool], folder: Path, *, seconds: 
 
 
 def _undelivered(folder: Path) -> Iterator[Path]:
-    """Folders that may be left behind; there can be a thousand on a slow file system, of which two small files are read."""
+    """Folders that may be left behind, of perhaps a thousand on a slow file system; of most, two small files are read."""
     own = read_record(folder)
     if own is None or own["uri"] is None or own["parent"] is None:
         return

@@ -63,7 +63,7 @@ def is_running(folder: Path) -> bool:
             return False
         if status["host"] == this_host() and is_alive(status["pid"], status["process_start"]):
             return True
-    # The lock tells of a process on its way to its first word, whatever an earlier one has left, and of one on another host.
+    # The lock tells of a process on its way to its first word, whatever an earlier one left, and of one on another host.
     return is_held(folder)
 
 

@@ -36,8 +36,22 @@ class Server:
         self.uri, self.folder, self._process = f"http://127.0.0.1:{self.port}", folder, None
 
     def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts"), "--port", str(self.port), "--workers", "2"]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            f"sqlite:///{self.folder}/server.db",
+        ]
+        command += [
+            "--artifacts-destination",
+            str(self.folder / "artifacts"),
+            "--port",
+            str(self.port),
+            "--workers",
+            "2",
+        ]
         with open(self.folder / "server.log", "ab") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
         wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", self.port)) == 0)

@@ -307,7 +307,7 @@ def test_sixteen_runs_that_start_together_on_a_store_that_is_not_there(behind, t
     runs = stored_runs(backend)
     assert sorted(run["name"] for run in runs) == sorted(names)
     assert {(run["status"], len(run["metrics"])) for run in runs} == {("FINISHED", 3)}
-    if behind == "file":  # one at a time, so that no pass fails; a server that is still waking up may keep one waiting too long
+    if behind == "file":  # opened by one at a time, so that no pass fails
         assert [(tmp_path / name / "sender.log").read_text() for name in names] == [""] * 16
 
 

@@ -85,9 +85,7 @@ def test_a_store_that_stays_away_is_given_up(new_sweep, tmp_path):
     assert not wait_delivered(journal.folder, 60)
 
 
-def test_a_launcher_that_is_killed_before_has_vanished_and_submits_again(
-    store, new_sweep, stored_runs, signed_by
-):  # fmt: skip
+def test_a_launcher_that_is_killed_before_has_vanished_and_submits_again(store, new_sweep, stored_runs, signed_by):
     journal = new_sweep(store)
     journal.status("running")
     signed_by(journal.folder, process_start="another-boot:1")
@@ -129,7 +127,9 @@ def test_two_processes_that_end_it_at_once_do_no_harm(submitted, store, stored_r
 def test_a_status_that_many_write_is_whole_at_every_moment(submitted):
     """The last word of several processes, here threads with a journal each; a reader finds one of them, never half."""
     writers = [
-        threading.Thread(target=lambda n=n: [Journal(submitted.folder).status("failed", f"{n}" * 1000) for _ in range(50)])
+        threading.Thread(
+            target=lambda n=n: [Journal(submitted.folder).status("failed", f"{n}" * 1000) for _ in range(50)]
+        )
         for n in range(4)
     ]
     for writer in writers:

@@ -36,9 +36,7 @@ def test_everything_that_is_not_there_yet_is_delivered_and_each_run_gets_a_line(
     assert sum("already in" in line for line in capsys.readouterr().out.splitlines()) == 3
 
 
-def test_a_run_on_another_host_lives_as_long_as_its_lock_beats(
-    store, new_run, stored_runs, signed_by
-):
+def test_a_run_on_another_host_lives_as_long_as_its_lock_beats(store, new_run, stored_runs, signed_by):
     journal = new_run(store)
     journal.status("running")
     signed_by(journal.folder, host="elsewhere")
