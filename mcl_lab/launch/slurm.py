@@ -22,13 +22,16 @@ from mcl_lab.launch.queue import TIMEOUT
 
 TO_SUBMIT = ("waiting", "cancelled", "failed", "lost")
 
-# At the end of a job's script. A status above 128 says that a signal stopped or killed the task: by SLURM before the time
-# limit or before somebody else's job, or something killed Python. It goes on later, unless SLURM has already ended the job.
-GO_ON = """status=$?
-if [ $status -gt 128 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeues} ] \\
-        && [ "$(squeue --noheader --format=%T --job="$SLURM_JOB_ID")" = RUNNING ]; then
-    echo "mcl_lab: stopped with status $status; requeued" >&2
-    scontrol requeue "$SLURM_JOB_ID" && sleep 300
+# At the end of a job's script. A status above 128 says that a signal stopped or killed the task: before the time limit, for
+# somebody else's job, or something killed Python. It goes on later, unless SLURM is ending the job for another reason: to
+# requeue then would undo a scancel. {requeues} is how often.
+GO_ON = r"""status=$?
+if [ $status -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {requeues} ]; then
+    case "$(squeue --noheader --format=%T/%r --job="$SLURM_JOB_ID")" in
+        RUNNING/* | */TimeLimit)
+            echo "mcl_lab: ended with status $status; requeued" >&2
+            scontrol requeue "$SLURM_JOB_ID" && sleep 300 ;;
+    esac
 fi
 exit $status"""
 
@@ -152,6 +155,7 @@ class SlurmLauncher:
         """Of submitit's executor. What sbatch has an option for goes to it as it is."""
         options = {
             "chdir": os.getcwd(),
+            "ntasks": 1,
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,
@@ -169,11 +173,11 @@ class SlurmLauncher:
             "job_name": f"mcl-{name}",
             "wckey": None,
             "cpus_per_task": self.cpus,
-            "srun_args": [f"--cpus-per-task={self.cpus}"],  # which srun does not take over from sbatch
+            "srun_args": ["--ntasks=1", f"--cpus-per-task={self.cpus}"],  # which srun does not take over from sbatch
             "signal_delay_s": self.warning,
             "array_parallelism": self.array_parallelism or sys.maxsize,
-            "setup": [*self.setup, path],
-            "teardown": GO_ON.format(requeues=self.requeues).splitlines(),
+            "setup": [*self.setup, path, "trap : TERM  # which is for the task; then comes the end of this script"],
+            "teardown": GO_ON.replace("{requeues}", str(self.requeues)).splitlines(),
             "additional_parameters": {option: value for option, value in options.items() if value is not None},
         }
 

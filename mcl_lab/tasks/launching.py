@@ -30,13 +30,12 @@ from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder, w
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.slurm_job import SlurmJob
 from mcl_lab.tasks.standings import ledger_of
-from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, outcome, settle
+from mcl_lab.tasks.sweep_record import LOCK, RUN, SweepRecord, adopt, outcome, settle
 from mcl_lab.tasks.sweep_screen import SweepScreen, follow, show_submission, show_sweep
 from mcl_lab.tracking.files import exclusive, read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
 from mcl_lab.tracking.uri import credentials, network_warning, sqlite_file, stored_uri
 
-LOCK = "ledger.lock"  # held by whoever launches the sweep
 CODE = "code"  # the folder of snapshots in a sweep's
 CONFIGS = "configs.json"  # of the runs that were submitted, as YAML, by their folders
 

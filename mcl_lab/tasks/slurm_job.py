@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from mcl_lab.launch.local import LocalLauncher
 from mcl_lab.tasks.folders import write_config
 from mcl_lab.tasks.standings import ledger_of
 from mcl_lab.tasks.sweep_record import RUN, settle_from_within
+from mcl_lab.tracking.delivery import wait_sender
 from mcl_lab.tracking.processes import process_start, this_host
 
+LAST_WORDS = 10.0  # seconds that a job stays at most until its senders are done
 KILLED = -9  # the exit status of a process that the system took away, for want of memory perhaps
 
 
@@ -54,7 +57,10 @@ class SlurmJob:
             print(f"mcl_lab: stopped by {name}, the state is saved", file=sys.stderr, flush=True)
             sys.exit(stop.status)
         finally:
-            settle_from_within(sweep, all_runs)
+            settle_from_within(sweep, all_runs, LAST_WORDS)
+        until = time.monotonic() + LAST_WORDS
+        for run in runs:  # their senders have more to deliver perhaps, of jobs that ended before, and end with this one
+            wait_sender(run.folder, until - time.monotonic())
         failures = [(run, now) for run in runs if (now := ledger.standing(run)).state != "finished"]
         if failures:
             raise RunFailed("; ".join(f"{run.name} {now.state}: {now.detail} (log: {run.log})" for run, now in failures))

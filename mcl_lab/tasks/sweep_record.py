@@ -10,12 +10,13 @@ from pathlib import Path
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.launch.ledger import GOING_ON, Run, Standing
-from mcl_lab.tracking.delivery import is_delivered, read_delivery
-from mcl_lab.tracking.files import write_json
+from mcl_lab.tracking.delivery import is_delivered, read_delivery, wait_delivered
+from mcl_lab.tracking.files import exclusive, write_json
 from mcl_lab.tracking.journal import RECORD, Journal, is_finished, read_record, read_status
 from mcl_lab.tracking.recorded import KIND_TAG
 from mcl_lab.tracking.sender import start_sender
 
+LOCK = "ledger.lock"  # in the sweep's folder, held by whoever launches it
 RUN = CONF.parent / "run.py"
 
 
@@ -55,17 +56,21 @@ class SweepRecord:
 
 def settle(folder: Path, standings: Sequence[tuple[Run, Standing]]) -> None:
     """Bring the record of a submitted sweep up to date once nothing of it goes on any more: nobody waits for it to."""
-    status = read_status(folder)
-    if status is None or status["state"] == "running" or any(now.state in GOING_ON for _, now in standings):
+    if any(now.state in GOING_ON for _, now in standings):
         return
-    state, message = outcome(folder.name, standings)
-    if (status["state"], status["message"]) != (state, message):
-        Journal(folder).status(state, message)
-        start_sender(folder)
+    with exclusive(folder / LOCK, wait=False) as alone:
+        status = read_status(folder)
+        if not alone or status is None or status["state"] == "running":  # a launcher is at work and says how it stands
+            return
+        state, message = outcome(folder.name, standings)
+        if (status["state"], status["message"]) != (state, message):
+            Journal(folder).status(state, message)
+            start_sender(folder)
 
 
-def settle_from_within(folder: Path, runs: Sequence[Run]) -> None:
-    """As `settle`, for jobs when they end, many perhaps: the first run that has not ended answers, and SLURM is not asked."""
+def settle_from_within(folder: Path, runs: Sequence[Run], seconds: float) -> None:
+    """As `settle`, for jobs when they end, many perhaps: the first run that has not ended answers, and SLURM is not asked.
+    Waits at most `seconds` until it is recorded: a sender dies with its job."""
     said = []
     for run in runs:
         status = read_status(run.folder)
@@ -73,6 +78,7 @@ def settle_from_within(folder: Path, runs: Sequence[Run]) -> None:
             return
         said.append((run, Standing(status["state"], "", None)))
     settle(folder, said)
+    wait_delivered(folder, seconds)
 
 
 def outcome(name: str, standings: Sequence[tuple[Run, Standing]]) -> tuple[str, str]:
