@@ -1,0 +1,108 @@
+"""Jobs that somebody cancels, launchers that are killed while they wait: the table tells the truth, and the same command goes on."""
+
+import os
+import signal
+import time
+
+import pytest
+from desk import LONG, ONE_CORE, Desk
+
+pytestmark = pytest.mark.full
+SIX = ["trainer.device=auto", "seed=0,1,2,3,4,5", "hydra.launcher.array_parallelism=2"]
+TRUTH = 30  # seconds after which the table may not lie
+
+
+@pytest.fixture
+def desk(cluster, tmp_path):
+    return Desk(tmp_path, cluster)
+
+
+def two_run(standings):
+    return sum(run["state"] == "running" and run["epoch"] >= 1 for run in standings) == 2
+
+
+def test_cancelled_one_by_one_and_all(desk):
+    desk.submit("six", *LONG, *SIX)
+    standings = desk.wait("six", two_run)
+    running, pending = standings[0], standings[-1]
+    assert [run["state"] for run in standings] == ["running"] * 2 + ["queued"] * 4
+    assert "JobArrayTaskLimit" in pending["detail"]
+    desk.cluster.run("scancel", pending["job"])
+    desk.cluster.run("scancel", running["job"])
+
+    def noticed(standings):
+        return [standings[0]["state"], standings[-1]["state"]] == ["cancelled", "cancelled"]
+
+    standings = desk.wait("six", noticed, TRUTH)
+    assert "after epoch" in standings[0]["detail"]
+    assert not desk.ledger("six")["runs"][-1]["attempts"][0]["pid"]
+
+    # Submitted again: those two alone.
+    assert "2 of 6 runs submitted" in desk.run(*ONE_CORE, "-m", "sweep=six", *LONG, *SIX)
+    assert desk.standings("six")[-1]["state"] in ("queued", "running")
+
+    desk.run("task=sweep", "task.sweep=six", "task.action=cancel")
+    standings = desk.wait("six", lambda runs: all(run["state"] in ("cancelled", "finished") for run in runs), TRUTH)
+    assert any(run["state"] == "cancelled" for run in standings)
+    desk.wait_for_queue()
+
+    open_runs = sum(run["state"] == "cancelled" for run in standings)
+    said = desk.run("task=sweep", "task.sweep=six", "task.action=resubmit")
+    assert f"{open_runs} of 6 runs submitted" in said
+    desk.wait_all("six")
+
+
+def test_a_launcher_that_waits_is_interrupted_and_killed(desk):
+    command = [*ONE_CORE, "-m", "sweep=six", *LONG, *SIX, "hydra.launcher.wait=true"]
+    waiting = desk.start(*command)
+    desk.wait("six", two_run)
+    waiting.send_signal(signal.SIGINT)
+    _, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 128 + signal.SIGINT
+    assert "the jobs go on" in err and "task.sweep=six task.action=status" in err
+    assert sum(run["state"] in ("running", "finished") for run in desk.standings("six")) >= 2
+
+    waiting = desk.start(*command)
+    time.sleep(5)
+    waiting.kill()
+    out, _ = waiting.communicate(timeout=60)
+    assert "0 of 6 runs submitted" in out
+
+    out = desk.run("task=sweep", "task.sweep=six", "task.action=status", timeout=400)  # returns when all have ended
+    assert {run["state"] for run in desk.standings("six")} == {"finished"}
+    assert [run["attempts"] for run in desk.standings("six")] == [1] * 6
+
+
+def test_a_waiting_launcher_sees_all_to_the_end(desk):
+    command = [*ONE_CORE, "-m", "sweep=two", *LONG, "seed=0,1", "hydra.launcher.wait=true"]
+    out = desk.run(*command, timeout=300)
+    assert "finished" in out and "task=report task.sweep=two" in out
+    assert "2 of 2" in out
+
+
+def test_slurm_does_not_answer(desk):
+    """Nothing is submitted twice, and nothing is called lost, only because slurmctld is away."""
+    desk.submit("one", *LONG)
+    desk.wait("one", lambda runs: runs[0]["state"] == "running")
+    away = Desk(desk.folder, desk.cluster)
+    away.environment = desk.environment | {"SLURM_CONF": "/nonexistent/slurm.conf"}
+    assert away.standings("one")[0]["state"] in ("running", "unknown")  # its folder may tell
+    ended = away.call(*ONE_CORE, "-m", "sweep=one", *LONG)
+    assert ended.status != 0 and "SLURM does not" in ended.err
+    desk.wait_all("one")
+    assert desk.standings("one")[0]["attempts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra.launcher.partition=nowhere"], "nvalid partition"),
+        (["hydra.launcher.gpus=99", "trainer.device=auto"], "node configuration is not available"),
+        (["hydra.launcher.sbatch=[--no-such-option]"], "unrecognized option"),
+    ],
+)
+def test_what_sbatch_refuses(words, said, desk):
+    ended = desk.call(*ONE_CORE, "-m", *LONG, "tracking=none", *words)
+    assert ended.status == 2, ended
+    assert said in ended.err and len(ended.err.splitlines()) == 1, ended.err
+    assert desk.cluster.jobs() == []
