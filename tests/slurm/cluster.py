@@ -3,8 +3,8 @@
     python tests/slurm/cluster.py up FOLDER [nodes=2 gpus=2 ...]        # then export SLURM_CONF as it says
     python tests/slurm/cluster.py status|down FOLDER
 
-munged, mariadbd, slurmdbd, slurmctld and a slurmd for each node n1, n2, ... run as ordinary processes on the loopback
-interface, with all their files in one folder and on ports that were free, so that several clusters can live side by side.
+munged, mariadbd, slurmdbd, slurmctld and a slurmd for each node n1, n2, ... run as ordinary processes, for any user,
+on the loopback interface and ports that were free, with all files in one folder: several clusters can live side by side.
 The nodes share the machine's cores, and their GPUs are links to /dev/null, which is enough for SLURM to deal them out.
 
 Partitions, each of all nodes: gpu (the default); low, whose jobs are preempted and requeued for those of gpu and high;
@@ -30,9 +30,20 @@ PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld",
 PACKAGES = "slurmctld slurmd slurm-client slurmdbd munge mariadb-server-core mariadb-client-core"
 PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 MARK = "MCL_LAB_TEST_CLUSTER"  # in the environment of every daemon: FOLDER:NAME
-OUTER = ("SLURM_", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "CUDA_VISIBLE_DEVICES")  # not taken over
+# What a person's own environment may say to SLURM's commands and jobs, and the tests' must not.
+OUTER = ("SLURM_", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "CUDA_VISIBLE_DEVICES")
 LONGEST_SOCKET = 107  # bytes that Linux takes for the path of a socket
-OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+OVER = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "PREEMPTED",
+    "OUT_OF_MEMORY",
+    "DEADLINE",
+    "BOOT_FAIL",
+)
 
 
 class ClusterError(RuntimeError):
@@ -44,8 +55,6 @@ def why_not() -> str | None:
     missing = [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
     if missing:
         return f"SLURM is not installed (no {', '.join(missing)}): apt-get install --no-install-recommends {PACKAGES}"
-    if os.getuid() != 0:
-        return "only root can start SLURM's daemons and jobs here"
     return None
 
 
@@ -95,7 +104,9 @@ class Cluster:
         for node in self._node_names():
             self._start("slurmd", "-D", "-N", node, name=f"slurmd.{node}")
         for node in self._node_names():
-            self._wait_for(f"slurmd.{node}", 30, "sh", "-c", f"sinfo -h -N -n {node} -o %T | grep -qxE 'idle|mixed|allocated'")
+            self._wait_for(
+                f"slurmd.{node}", 30, "sh", "-c", f"sinfo -h -N -n {node} -o %T | grep -qxE 'idle|mixed|allocated'"
+            )
         return self
 
     def down(self) -> None:
@@ -118,7 +129,7 @@ class Cluster:
         daemons = self._daemons()
         lines = [f"{name}: {'process ' + str(daemons[name]) if name in daemons else 'down'}" for name in self._names()]
         if "slurmctld" in daemons:
-            lines += [self.run("sinfo", "-N", "-o", "%N %P %T %c %m %G", check=False).rstrip(), self.run("squeue", check=False).rstrip()]
+            lines += [self.run("sinfo", "-N", "-o", "%N %P %T %c %m %G", check=False), self.run("squeue", check=False)]
         return "\n".join(lines)
 
     # -- commands
@@ -135,7 +146,9 @@ class Cluster:
         except subprocess.TimeoutExpired:
             raise ClusterError(f"{command}: no answer in {limit:g} s") from None
         if check and ended.returncode != 0:
-            raise ClusterError(f"{command}: exit status {ended.returncode}: {ended.stderr.strip() or ended.stdout.strip()}")
+            raise ClusterError(
+                f"{command}: exit status {ended.returncode}: {ended.stderr.strip() or ended.stdout.strip()}"
+            )
         return ended.stdout.rstrip("\n")
 
     def submit(self, script: str, *options: str) -> str:
@@ -143,8 +156,9 @@ class Cluster:
         return self.run("sbatch", "--parsable", *options, stdin=f"#!/bin/bash\n{script}\n")
 
     def state(self, job: str) -> str:
-        """RUNNING, PENDING, ...: the queue's word, or the accounting's when it has left the queue; empty when unknown."""
-        return self.run("squeue", "-h", "-o", "%T", "-j", job, check=False) or self.record(job).get("State", "").split(" ")[0]
+        """RUNNING, PENDING, ...: the queue's word on a job, or else the accounting's; empty when it has none (yet)."""
+        queued = self.run("squeue", "-h", "-o", "%T", "-j", job, check=False)
+        return queued or self.record(job).get("State", "").partition(" ")[0]
 
     def record(self, job: str) -> dict[str, str]:
         """sacct's words on a job: JobID, State, ExitCode, NodeList, Reason; empty when it has none (yet)."""
@@ -153,10 +167,13 @@ class Cluster:
         return dict(zip(keys, line.split("|"), strict=False)) if line else {}
 
     def wait(self, job: str, *states: str, limit: float = 60) -> str:
-        """Waits until a job is in one of these states (without any: until sacct says that it is over), and returns it."""
+        """Waits until a job is in one of these states, or, without any, over by the accounting; returns the state.
+
+        A job that is requeued is NODE_FAIL or PREEMPTED for some seconds before it is PENDING again.
+        """
 
         def reached() -> str:
-            found = self.state(job) if states else self.record(job).get("State", "").split(" ")[0]
+            found = self.state(job) if states else self.record(job).get("State", "").partition(" ")[0]
             return found if found in (states or OVER) else ""
 
         return self.poll(reached, f"job {job} to be {' or '.join(states or ('over',))}", limit)
@@ -166,7 +183,8 @@ class Cluster:
         end = time.monotonic() + limit
         while not (value := condition()):
             if time.monotonic() > end:
-                raise ClusterError(f"waited {limit:g} s for {what}; the queue:\n{self.run('squeue', '--states=all', check=False)}")
+                queue = self.run("squeue", "--states=all", check=False)
+                raise ClusterError(f"waited {limit:g} s for {what}; the queue:\n{queue}")
             time.sleep(0.1)
         return value
 
@@ -183,7 +201,7 @@ class Cluster:
         if jobs := self.jobs():
 
             def gone() -> bool:
-                # Pending ones first, or they would take the place of those that end; again, since a job may requeue itself.
+                # Pending ones first, or they would take the place of those that end; again, as some requeue themselves.
                 for which in (("--state=PENDING",), ()):
                     self.run("scancel", *which, f"--user={os.getuid()}", check=False)
                 return not self.jobs()
@@ -198,40 +216,51 @@ class Cluster:
         if name in self._daemons():
             return
         with open(self.folder / "log" / f"{name}.log", "ab") as log:
-            self._children.append(
-                subprocess.Popen(
-                    [program, *words],
-                    env=self.environment | {MARK: f"{self.folder}:{name}", "MYSQL_UNIX_PORT": f"{self.folder}/mariadb.socket"},
-                    cwd=self.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,  # Ctrl-C in the terminal is not for them
-                )
+            mine = {MARK: f"{self.folder}:{name}", "MYSQL_UNIX_PORT": f"{self.folder}/mariadb.socket"}
+            process = subprocess.Popen(
+                [program, *words],
+                env=self.environment | mine,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal is not for it
             )
+        self._children.append(process)
 
     def _start_munge(self) -> None:
         files = self.folder / "munge"
-        self._start("munged", "--foreground", "--force",  # whoever may write in the folders above
-                    f"--key-file={files}.key", f"--socket={files}.socket", f"--pid-file={files}.pid", f"--seed-file={files}.seed",
-                    f"--log-file={self.folder}/log/munged.log")  # fmt: skip
+        self._start(
+            "munged",
+            "--foreground",
+            "--force",  # it wants other users to reach the socket
+            *(f"--{name}-file={files}.{name}" for name in ("key", "pid", "seed")),
+            f"--socket={files}.socket",
+            f"--log-file={self.folder}/log/munged.log",
+        )
         self._wait_for("munged", 10, "munge", "-S", f"{files}.socket", "-n")
 
     def _start_database(self) -> None:
         data = self.folder / "database"
+        common = (f"--user={getpass.getuser()}", f"--datadir={data}")
         if not (data / "done").exists():
             shutil.rmtree(data, ignore_errors=True)
-            with open(self.folder / "log" / "mariadb-install-db.log", "wb") as log:
-                subprocess.run(
-                    ["mariadb-install-db", "--no-defaults", f"--user={getpass.getuser()}", f"--datadir={data}", "--auth-root-authentication-method=normal",
-                     "--skip-test-db"],
-                    env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=120, check=True,
-                )  # fmt: skip
+            by_password = "--auth-root-authentication-method=normal"
+            self.run("mariadb-install-db", "--no-defaults", *common, by_password, "--skip-test-db", limit=120)
             (data / "done").touch()
-        self._start("mariadbd", "--no-defaults", f"--user={getpass.getuser()}", f"--datadir={data}", f"--socket={self.folder}/mariadb.socket",
-                    f"--pid-file={self.folder}/mariadbd.pid", "--skip-networking", "--innodb-buffer-pool-size=64M",
-                    "--innodb-log-file-size=16M", "--innodb-lock-wait-timeout=900", "--innodb-flush-log-at-trx-commit=0",
-                    "--performance-schema=off")  # fmt: skip
+        self._start(
+            "mariadbd",
+            "--no-defaults",
+            *common,
+            f"--socket={self.folder}/mariadb.socket",
+            f"--pid-file={self.folder}/mariadbd.pid",
+            "--skip-networking",
+            "--performance-schema=off",
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-log-file-size=16M",
+            "--innodb-lock-wait-timeout=900",
+            "--innodb-flush-log-at-trx-commit=0",
+        )
         client = ("mariadb", "--no-defaults", "-S", f"{self.folder}/mariadb.socket", "-u", "root", "-e")
         self._wait_for("mariadbd", 30, *client, "CREATE DATABASE IF NOT EXISTS slurm_acct_db")
 
@@ -267,7 +296,7 @@ class Cluster:
         return found
 
     def _left_processes(self) -> list[int]:
-        """What daemons and jobs have left: by their environment, or, where they have overwritten it, by their open log."""
+        """What daemons and jobs have left: by the environment, or, where it was overwritten, by the open files."""
         found = []
         for process in _processes():
             environment = _environment(process)
@@ -294,6 +323,7 @@ class Cluster:
         socket_file = self.folder / "munge.socket"
         if len(os.fsencode(socket_file)) + len(".lock") > LONGEST_SOCKET:
             raise ClusterError(f"{self.folder}: a path too long for a socket")
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the database asks for no password
         for node in self._node_names():
             (self.folder / "spool" / node).mkdir(parents=True, exist_ok=True)
             (self.folder / "gpus" / node).mkdir(parents=True, exist_ok=True)
@@ -313,9 +343,11 @@ class Cluster:
         _write(self.folder / "cgroup.conf", "CgroupAutomount=no\n")
 
     def _slurm_conf(self, controller: int, database: int, ports: list[int]) -> str:
-        host, names = socket.gethostname().partition(".")[0], f"n[1-{self.nodes}]" if self.nodes > 1 else "n1"
-        gres = f" Gres=gpu:{self.gpus}" if self.gpus else ""
-        shape = f"CPUs={self.cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={self.cpus} ThreadsPerCore=1 RealMemory={self.memory}{gres}"
+        host, user = socket.gethostname().partition(".")[0], getpass.getuser()
+        shape = f"CPUs={self.cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={self.cpus} ThreadsPerCore=1"
+        shape += f" RealMemory={self.memory}"
+        if self.gpus:
+            shape += f" Gres=gpu:{self.gpus}"
         nodes = "\n".join(
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} {shape} State=UNKNOWN"
             for node, port in zip(self._node_names(), ports, strict=True)
@@ -324,8 +356,8 @@ class Cluster:
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
-SlurmUser={getpass.getuser()}
-SlurmdUser={getpass.getuser()}
+SlurmUser={user}
+SlurmdUser={user}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 AuthType=auth/munge
 CredType=cred/munge
@@ -368,9 +400,10 @@ AccountingStoragePass={self.folder}/munge.socket
 AccountingStorageTRES=gres/gpu
 GresTypes=gpu
 {nodes}
-PartitionName=low Nodes={names} PriorityTier=1 PreemptMode=REQUEUE GraceTime={self.grace_time} MaxTime=INFINITE DefaultTime=60
-PartitionName=gpu Nodes={names} PriorityTier=2 PreemptMode=OFF Default=YES MaxTime=INFINITE DefaultTime=60
-PartitionName=high Nodes={names} PriorityTier=3 PreemptMode=OFF MaxTime=INFINITE DefaultTime=60
+PartitionName=DEFAULT Nodes={",".join(self._node_names())} MaxTime=INFINITE DefaultTime=60
+PartitionName=low PriorityTier=1 PreemptMode=REQUEUE GraceTime={self.grace_time}
+PartitionName=gpu PriorityTier=2 PreemptMode=OFF GraceTime=0 Default=YES
+PartitionName=high PriorityTier=3 PreemptMode=OFF GraceTime=0
 """
 
     def _slurmdbd_conf(self, port: int) -> str:
@@ -482,7 +515,10 @@ def main(words: list[str]) -> int:
         print(PACKAGES)
         return 0
     if len(words) < 2 or words[0] not in ("up", "down", "status"):
-        print(f"usage: {sys.argv[0]} up FOLDER [NAME=NUMBER ...] | status FOLDER | down FOLDER | packages", file=sys.stderr)
+        print(
+            f"usage: {sys.argv[0]} up FOLDER [NAME=NUMBER ...] | status FOLDER | down FOLDER | packages",
+            file=sys.stderr,
+        )
         return 2
     folder = Path(words[1]).absolute()
     saved = json.loads(file.read_text()) if (file := folder / "cluster.json").exists() else {}

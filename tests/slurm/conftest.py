@@ -1,4 +1,4 @@
-"""A SLURM cluster of the tests' own, brought up when the first test asks for it: one in each process of pytest-xdist."""
+"""A SLURM cluster of the tests' own, started when the first test asks for it: one in each process of pytest-xdist."""
 
 import os
 import shutil

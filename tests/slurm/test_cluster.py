@@ -25,7 +25,9 @@ def test_ended_jobs_are_accounted_with_their_exit_status(cluster, tmp_path):
 def test_each_job_sees_the_gpus_that_it_asked_for(cluster, tmp_path):
     def submit(name, *options):
         # Each waits for the other, so that they run at the same time.
-        script = f"srun --ntasks=1 bash -c '{SHOW_GPUS}' > {tmp_path}/{name}; until [ -e {tmp_path}/go ]; do sleep 0.1; done"
+        script = (
+            f"srun --ntasks=1 bash -c '{SHOW_GPUS}' > {tmp_path}/{name}; until [ -e {tmp_path}/go ]; do sleep 0.1; done"
+        )
         return cluster.submit(script, "--output=/dev/null", "--nodelist=n1", *options)
 
     jobs = [submit("a", "--gres=gpu:1"), submit("b", "--gpus-per-node=1"), submit("none")]
@@ -40,7 +42,8 @@ def test_each_job_sees_the_gpus_that_it_asked_for(cluster, tmp_path):
 def test_a_job_of_higher_priority_preempts(cluster, tmp_path):
     step = f"trap 'echo told > {tmp_path}/told; exit 0' TERM; touch {tmp_path}/ready; while :; do sleep 0.1; done"
     whole = ("--output=/dev/null", "--nodelist=n1", f"--gres=gpu:{cluster.gpus}")
-    low = cluster.submit(f"""srun --ntasks=1 bash -c "{step}"; scontrol requeue $SLURM_JOB_ID; sleep 60""", "--partition=low", *whole)
+    script = f'srun --ntasks=1 bash -c "{step}"; scontrol requeue $SLURM_JOB_ID; sleep 60'
+    low = cluster.submit(script, "--partition=low", *whole)
     cluster.poll(lambda: (tmp_path / "ready").exists(), f"a step of job {low}")
     high = cluster.submit("true", "--partition=high", *whole)
     assert cluster.wait(high) == "COMPLETED"
@@ -49,12 +52,14 @@ def test_a_job_of_higher_priority_preempts(cluster, tmp_path):
     cluster.cancel_all()
 
 
+@pytest.mark.full
 def test_down_ends_every_process_and_up_starts_again(cluster, tmp_path_factory):
     """Another cluster beside the first one, by the commands of the documentation."""
     folder = tmp_path_factory.mktemp("other")
 
     def call(*words):
-        ended = subprocess.run([sys.executable, SCRIPT, words[0], folder, *words[1:]], capture_output=True, text=True, timeout=180)
+        command = [sys.executable, SCRIPT, words[0], folder, *words[1:]]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=180)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
@@ -63,7 +68,9 @@ def test_down_ends_every_process_and_up_starts_again(cluster, tmp_path_factory):
     with pytest.raises(ClusterError, match="Invalid job array specification"):
         other.submit("true", "--array=0-3")
     # A process of its own session whose parent has ended is not found by SLURM itself.
-    job = other.submit("setsid --fork sleep 987 > /dev/null 2>&1; trap '' TERM; while :; do sleep 1; done", "--output=/dev/null")
+    job = other.submit(
+        "setsid --fork sleep 987 > /dev/null 2>&1; trap '' TERM; while :; do sleep 1; done", "--output=/dev/null"
+    )
     other.wait(job, "RUNNING")
     other.poll(lambda: processes_with(folder, "sleep\0987"), "the job's process")
     call("down")
@@ -74,7 +81,7 @@ def test_down_ends_every_process_and_up_starts_again(cluster, tmp_path_factory):
 
 
 def processes_with(folder: Path, word: str = "") -> list[int]:
-    """Processes that have something to do with a folder: by their arguments, environment, current folder or open files."""
+    """Processes that have to do with a folder: by their arguments, environment, current folder or open files."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
