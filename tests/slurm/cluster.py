@@ -4,7 +4,7 @@
     python tests/slurm/cluster.py status|down FOLDER
 
 munged, mariadbd, slurmdbd, slurmctld and a slurmd for each node n1, n2, ... run as ordinary processes, for any user,
-on the loopback interface and ports that were free, with all files in one folder: several clusters can live side by side.
+on the loopback interface and ports that were free, all files in one folder: several clusters can live side by side.
 The nodes share the machine's cores, and their GPUs are links to /dev/null, which is enough for SLURM to deal them out.
 
 Partitions, each of all nodes: gpu (the default); low, whose jobs are preempted and requeued for those of gpu and high;
