@@ -27,12 +27,13 @@ def compose_several(runs: Iterable[Sequence[str]]) -> Iterator[DictConfig]:
     Raises what `compose` raises for a run, when it is that run's turn.
     """
     shared: dict[tuple[str, ...], bytes | None] = {}
+    files: dict[tuple, bytes] = {}
     for words in runs:
         typed = [_parsed(word) for word in words]
         values = _values(typed)
         rest = tuple(override.input_line for override in typed if not any(override is value for value in values))
         if rest not in shared:
-            shared[rest] = _without_values(rest)
+            shared[rest] = _without_values(rest, files)
         config = shared[rest] and _with_values(shared[rest], typed, values)
         yield config or compose(words)
 
@@ -50,10 +51,10 @@ def _values(typed: Sequence[Override]) -> list[Override]:
     return values[::-1]
 
 
-def _without_values(words: Sequence[str]) -> bytes | None:
+def _without_values(words: Sequence[str], files: dict[tuple, bytes]) -> bytes | None:
     """The config of these overrides, to make copies of; None when there is none, or the overrides are not all it knows."""
     try:
-        config = compose(words)
+        config = compose(words, files)
     except InputError:
         return None  # for `compose` to say, with what it says about all that was typed
     typed = [word for word in words if not _parsed(word).is_hydra_override()]
