@@ -27,7 +27,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 def compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) -> DictConfig:
     """The config of one run, `hydra` included, composed but not checked.
 
-    kept: a dictionary in which config files are kept from one config to the next, empty at first; None: they are read anew.
+    kept: keeps config files from one call to the next, empty at first; None: they are read anew.
     Raises InputError for what cannot be composed: unknown groups, options and keys, and what Hydra cannot parse.
     """
     parsed = parse(overrides)

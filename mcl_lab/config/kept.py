@@ -8,9 +8,9 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 
 
 class KeptFiles(ConfigRepository):
-    """Hydra's repository of config files, with what was read before in `kept`: pickled, as Hydra changes what it is given.
+    """Hydra's repository of config files, with what was read before in `kept`: pickled, as Hydra changes what it gets.
 
-    Reading YAML is a third of the time that composing takes.
+    Without it a third of the time that composing takes goes into reading YAML.
     """
 
     def __init__(self, sources: list[ConfigSource], kept: dict[tuple, bytes]):
