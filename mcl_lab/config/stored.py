@@ -33,8 +33,7 @@ def to_yaml(config: DictConfig) -> str:
 def read_config(folder: str | Path, key: str) -> DictConfig:
     """The checked config of a run folder.
 
-    Raises InputError(key) for a folder or file that is not there or cannot be read, for a config that newer code
-    wrote, and for anything that `check` refuses or that would be evaluated.
+    Raises InputError(key) for a folder or file that is not there, and as `parse_config`.
     """
     path = Path(folder) / FILE_NAME
     if not str(folder) or not Path(folder).is_dir():
@@ -42,8 +41,21 @@ def read_config(folder: str | Path, key: str) -> DictConfig:
     if not path.is_file():
         raise InputError(key, f"{folder} has no {FILE_NAME}, so it is not the folder of a run")
     try:
-        config = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(key, f"{path} cannot be read: {error}") from error
+    return parse_config(text, path, key)
+
+
+def parse_config(text: str, path: Path, key: str) -> DictConfig:
+    """The checked config in a text that was read from `path`.
+
+    Raises InputError(key) for one that cannot be read, that newer code wrote, and for anything that `check` refuses or
+    that would be evaluated.
+    """
+    try:
+        config = OmegaConf.create(text)
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise InputError(key, f"{path} cannot be read: {error}") from error
     if not isinstance(config, DictConfig):
         raise InputError(key, f"{path} is not a config")

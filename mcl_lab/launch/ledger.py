@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mcl_lab.errors import RunFailed
-from mcl_lab.launch.queue import Job, QueueSilent
+from mcl_lab.launch.queue import Job, QueueSilent, ask
 
 FILE_NAME = "ledger.json"
 JOBS = "jobs"  # the folder of jobs in a sweep's, for what submitit writes as well
@@ -75,19 +75,19 @@ class Run:
 class Seen(NamedTuple):
     """What a run's folder and processes say at a moment.
 
-    alive: a living process trains it, or is about to. holder: SLURM's number of the job that this process is part of,
-    if it is of one. state: the journal's last word (running, finished, failed, interrupted), None before the first.
-    started_ms: when the process that had that word began. epochs: done so far. accuracies: latest test accuracies (%) of
-    the own heads.
+    alive: a living process trains it, or is about to. state: the journal's last word (running, finished, failed,
+    interrupted), None before the first. started_ms: when the process that had that word began. epochs: done so far.
+    accuracies: latest test accuracies (%) of the own heads. holder: SLURM's number of the job that the living process is
+    part of, None when it is of none.
     """
 
     alive: bool
-    holder: str | None
     state: str | None
     message: str
     started_ms: int
     epochs: int
     accuracies: list[float]
+    holder: str | None = None
 
 
 class Standing(NamedTuple):
@@ -113,7 +113,7 @@ class Ledger:
         read: Callable[[Path], dict | None],
         write: Callable[[Path, dict], None],
         observe: Callable[[Run], Seen],
-        ask: Callable[[Sequence[str]], Mapping[str, Job]],
+        ask: Callable[[Sequence[str]], Mapping[str, Job]] = ask,
     ):
         self.folder = folder
         self._read = read
@@ -163,7 +163,7 @@ class Ledger:
         job = self._job(run.latest.job)  # first: a run that ends meanwhile has left its last word when it is looked for
         self._hear(run)
         seen = self._observe(run)
-        return Standing(*_submitted_standing(run, seen, job), seen)
+        return Standing(*_submitted_standing(run, seen, job, self.folder / JOBS), seen)
 
     def ask_again(self) -> None:
         """Take SLURM's last answer for old: something was done about the jobs."""
@@ -217,33 +217,35 @@ def _standing(run: Run, seen: Seen) -> tuple[State, str]:
     return "lost", f"its process vanished{_progress(seen)}; start the sweep again to go on"
 
 
-def _submitted_standing(run: Run, seen: Seen, job: Job | QueueSilent | None) -> tuple[State, str]:
-    """Of a run whose latest attempt is a job: SLURM knows best whether it still goes on."""
+def _submitted_standing(run: Run, seen: Seen, job: Job | QueueSilent | None, jobs: Path) -> tuple[State, str]:
+    """Of a run whose latest attempt is a job, which SLURM knows best about. jobs: where submitit keeps their output."""
     latest = run.latest
     name = f"job {latest.job}"
     began = latest.pid != 0
-    failed = began and latest.ended_ms is not None and latest.exit_status != 0 and not is_stop(latest.exit_status)
+    status = latest.exit_status if began and latest.ended_ms is not None else None
     if seen.state == "finished":
         return "finished", name
     if isinstance(job, QueueSilent):
         return ("running", name) if seen.alive else ("unknown", f"{name}: {job}")
     if job is not None and job.pending:
-        return "queued", f"{name}: {job.reason}{_progress(seen)}"
+        return "queued", name + (f": {job.reason}" if job.reason != "None" else "") + _progress(seen)
     if job is not None and job.active:
-        if failed and seen.started_ms <= latest.ended_ms:  # others of its job go on
+        if status is not None and status > 0 and not is_stop(status):  # others of its job go on; a killed one starts again
             return "failed", latest.last_words
         return "running", f"{name} on {job.nodes or latest.host}" + (f", GPU {latest.gpu}" if latest.gpu else "")
     if seen.alive and (job is None or seen.holder != job.number):  # somebody trains it outside of the sweep
         return "running", ""
-    if failed or began and seen.state == "failed":
+    if status and not is_stop(status) or began and seen.state == "failed":
         return _standing(run, seen)
-    if job is None:
+    if job is None or began and job.unrecorded:
         return "lost", f"SLURM does not know {name} any more{_progress(seen)}"
     if job.cancelled:
         return "cancelled", f"{name}{_progress(seen)}"
+    if status is not None and is_stop(status):
+        return "failed", f"{name}: stopped{_progress(seen)}, and not requeued any more (hydra.launcher.requeues)"
     if began:
         return "lost" if job.state == "COMPLETED" else "failed", f"{name}: {job.state}{_progress(seen)}"
-    return "failed", f"{name}: {job.state} before the run began; see jobs/{latest.job}_0_log.err beside its ledger"
+    return "failed", f"{name}: {job.state} before the run began; see {jobs / latest.job}_0_log.err"
 
 
 def _progress(seen: Seen) -> str:

@@ -36,7 +36,11 @@ class Job(NamedTuple):
 
     @property
     def cancelled(self) -> bool:
-        return self.state in ("CANCELLED", UNRECORDED)
+        return self.unrecorded or self.state == "CANCELLED"
+
+    @property
+    def unrecorded(self) -> bool:
+        return self.state == UNRECORDED
 
 
 def ask(names: Sequence[str]) -> dict[str, Job]:

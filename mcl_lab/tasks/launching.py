@@ -29,14 +29,15 @@ from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder, w
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.slurm_job import SlurmJob
 from mcl_lab.tasks.standings import ledger_of
-from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, outcome
+from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, outcome, settle
 from mcl_lab.tasks.sweep_screen import SweepScreen, follow, show_submission, show_sweep
-from mcl_lab.tracking.files import exclusive
+from mcl_lab.tracking.files import exclusive, read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
 from mcl_lab.tracking.uri import credentials, sqlite_file, stored_uri
 
 LOCK = "ledger.lock"  # held by whoever launches the sweep
 CODE = "code"  # the folder of snapshots in a sweep's
+CONFIGS = "configs.json"  # of the runs that were submitted, as YAML, by their folders
 
 
 class Sweep(NamedTuple):
@@ -146,6 +147,8 @@ def _submit(sweep: Sweep, launcher, console: Console) -> None:
         adopt(runs, sweep.folder, os.environ | sweep.credentials)
         snapshots = sweep.folder.absolute() / CODE
         code = take_snapshot(CONF.parent, snapshots, plugins=plugins(), config_dir=sweep.config_dir)
+        known = read_json(sweep.folder / CONFIGS) or {}
+        write_json(sweep.folder / CONFIGS, known | {run.folder: sweep.yaml(run) for run in runs})
         ledger.launcher = {
             "settings": OmegaConf.to_container(sweep.config.hydra.launcher, resolve=True),
             "config_dir": str(code / CONFIG_DIR) if sweep.config_dir else None,
@@ -164,12 +167,16 @@ def _submit(sweep: Sweep, launcher, console: Console) -> None:
             record.journal.status("failed", str(error))
             raise
         record.journal.status("submitted")
-    show_submission(console, ledger, submission, ledger.standings(runs))
+    ledger.ask_again()
+    standings = ledger.standings(runs)
+    settle(sweep.folder, standings)  # if nothing was to be done
+    show_submission(console, ledger, submission, standings)
     if sweep.tracking.uri and (file := sqlite_file(stored_uri(sweep.tracking.uri))):
         console.print(f"{'note':<12}  {file} is for jobs of one machine; for several: tracking.uri=http://HOST:PORT")
     if launcher.wait:
         follow(console, sweep.name, ledger, runs)
         standings = ledger.standings(runs)
+        settle(sweep.folder, standings)
         _show_end(sweep, console, standings)
         if message := outcome(sweep.name, standings)[1]:
             raise RunFailed(f"{message}; the same command submits them again")

@@ -1,6 +1,7 @@
 """What a job of SLURM does: it launches its runs, as the local launcher does on any machine, and says how they ended."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ class SlurmJob:
         try:
             self._train(ledger, runs)
         except Interrupted as stop:
-            print(f"mcl_lab: stopped {stop}", file=sys.stderr, flush=True)
+            name = signal.Signals(stop.status - 128).name
+            print(f"mcl_lab: stopped by {name}, the state is saved", file=sys.stderr, flush=True)
             sys.exit(stop.status)
         finally:
             settle_from_within(sweep, all_runs)

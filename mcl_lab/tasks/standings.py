@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from mcl_lab.launch.ledger import Ledger, Run, Seen
-from mcl_lab.launch.queue import ask
 from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.journal import is_finished, read_last_epoch, read_status
 from mcl_lab.tracking.lock import LOCK, is_held
@@ -12,7 +11,7 @@ from mcl_lab.tracking.processes import is_alive, this_host
 
 def ledger_of(folder: Path, *, saved: bool = True) -> Ledger:
     """The ledger in a sweep's folder, or in a job's; not `saved`: what is changed in it stays in memory."""
-    return Ledger(folder, read=read_json, write=write_json if saved else _forget, observe=observe, ask=ask)
+    return Ledger(folder, read=read_json, write=write_json if saved else _forget, observe=observe)
 
 
 def observe(run: Run) -> Seen:
@@ -27,13 +26,13 @@ def observe(run: Run) -> Seen:
         last = read_last_epoch(folder) or {"epoch": 0, "metrics": {}}
         lock = read_json(folder / LOCK) if alive else None
     except OSError as error:  # one folder that cannot be read must not hide the other runs
-        return Seen(alive, None, "failed", f"its folder cannot be read: {error}", 0, 0, [])
+        return Seen(alive, "failed", f"its folder cannot be read: {error}", 0, 0, [])
     state = None if status["state"] == "finished" and not finished else status["state"]  # without its result it is not
     own_heads = [
         value for key, value in last["metrics"].items() if key.startswith("test/") and key.endswith("/own_head")
     ]
     holder = lock["slurm"][0] if lock and lock.get("slurm") else None
-    return Seen(alive, holder, state, status["message"], status["started_ms"], last["epoch"], own_heads)
+    return Seen(alive, state, status["message"], status["started_ms"], last["epoch"], own_heads, holder)
 
 
 def _forget(path: Path, value: dict) -> None: ...

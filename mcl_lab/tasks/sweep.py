@@ -4,17 +4,18 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from mcl_lab.config.stored import read_config
+from mcl_lab.config.stored import parse_config
 from mcl_lab.errors import InputError
 from mcl_lab.launch.ledger import FILE_NAME, GOING_ON, Ledger
 from mcl_lab.tasks.folders import sweep_folder
-from mcl_lab.tasks.launching import launch
+from mcl_lab.tasks.launching import CONFIGS, launch
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.standings import ledger_of
 from mcl_lab.tasks.sweep_record import settle
 from mcl_lab.tasks.sweep_screen import as_json, follow, show_sweep
+from mcl_lab.tracking.files import read_json
 
 
 def sweep(
@@ -67,13 +68,15 @@ def _cancel(ledger: Ledger) -> None:
 
 
 def _resubmit(ledger: Ledger) -> None:
-    configs = []
-    for run in ledger.runs:
-        config = read_config(run.folder, "task.sweep")
-        config.hydra.run = {"dir": run.folder}
+    configs, path = [], ledger.folder / CONFIGS
+    for folder, text in (read_json(path) or {}).items():
+        config = parse_config(text, path, "task.sweep")
+        config.hydra.run = {"dir": folder}
         config.hydra.launcher = ledger.launcher["settings"]
         config.sweep = str(ledger.folder)
         configs.append(config)
+    if not configs:
+        raise InputError("task.sweep", f"there is no {path}; the command that launched the sweep submits again")
     config_dir = ledger.launcher["config_dir"]
     argv = ["task=sweep", f"task.sweep={ledger.folder}", "task.action=resubmit"]
     launch(configs, name=None, argv=argv, config_dir=Path(config_dir) if config_dir else None)

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -16,6 +17,7 @@ from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import Interrupted
 from mcl_lab.launch.ledger import GOING_ON, Ledger, Run, Standing
 from mcl_lab.tasks.closing import command_line
+from mcl_lab.tasks.folders import sweep_folder
 from mcl_lab.tasks.screen import table
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ def follow(console: Console, name: str, ledger: Ledger, runs: Sequence[Run]) -> 
                 show()
                 time.sleep(POLL)
     except KeyboardInterrupt:
-        words = command_line("task=sweep", f"task.sweep={as_typed(str(ledger.folder))}", "task.action=status")
+        words = command_line("task=sweep", named(ledger.folder), "task.action=status")
         raise Interrupted(f"looking; the jobs go on. To look again: {words}", signal.SIGINT) from None
 
 
@@ -151,10 +153,14 @@ def show_submission(
         f"{len(submission.runs)} of {len(standings)} runs submitted"
         + (f" in {jobs} jobs: {arrays}" if jobs else ": the others are finished, queued or running")
     )
-    sweep = f"task.sweep={as_typed(str(ledger.folder))}"
     lines = {"how it stands": [], "live": ["task.action=status"], "end it": ["task.action=cancel"]}
     for what, more in lines.items():
-        console.print(f"{what:<13}  {command_line('task=sweep', sweep, *more)}", soft_wrap=True)
+        console.print(f"{what:<13}  {command_line('task=sweep', named(ledger.folder), *more)}", soft_wrap=True)
+
+
+def named(folder: Path) -> str:
+    """The setting that names a sweep, as short as it can be."""
+    return f"task.sweep={as_typed(folder.name if folder == sweep_folder(folder.name, Path('runs')) else str(folder))}"
 
 
 def show_sweep(console: Console, name: str, standings: Sequence[tuple[Run, Standing]]) -> None:

@@ -47,7 +47,7 @@ def _sync_one(folder: Path) -> tuple[str, bool]:
         return "not tracked", True
     with exclusive(folder / SENDER_LOCK, wait=False) as alone:
         if not alone:
-            return "its own sender is at work", True
+            return "a sender is at work", True
         vanished = not is_running(folder)
         if is_delivered(folder, vanished=vanished):
             return f"already in {record['uri']}", True

@@ -21,7 +21,7 @@ from mcl_lab.tracking.files import write_atomically, write_json
 from mcl_lab.tracking.journal import Journal, is_finished, read_record
 from mcl_lab.tracking.lock import RunLock
 from mcl_lab.tracking.sender import start_sender
-from mcl_lab.tracking.uri import stored_uri
+from mcl_lab.tracking.uri import network_warning, stored_uri
 from mcl_lab.training.checkpoints import Checkpoints
 from mcl_lab.training.progress import ConsoleProgress
 from mcl_lab.training.randomness import seed_everything
@@ -55,7 +55,7 @@ class Run(NamedTuple):
     journal: Journal
     record: dict  # what the journal begins with
     lock: RunLock
-    warnings: list[str]  # what is odd about the data
+    warnings: list[str]  # what is odd about the data, and about the place where it is recorded
 
 
 def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
@@ -69,6 +69,7 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
         config.sweep is not None and record.get("parent") is None
     ):  # a run stays with the sweep that it was first part of
         record |= {"parent": str(sweep_folder(config.sweep, folder.parent).absolute())}
+    unsafe = config.tracking.uri and network_warning(config.tracking.uri)
     device = build.use_device(config.trainer)
     seed_everything(config.seed)
     data = build.build_data(config.data, device)
@@ -116,7 +117,8 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
         record=journal.append,
         progress=progress,
     )
-    return Run(trainer, checkpoints, journal, record, lock, batches.warnings)
+    warnings = [*batches.warnings, unsafe] if unsafe else batches.warnings
+    return Run(trainer, checkpoints, journal, record, lock, warnings)
 
 
 def execute(run: Run, config: DictConfig, folder: Path) -> None:

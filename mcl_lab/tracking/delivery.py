@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mcl_lab.tracking.files import read_json, write_json
+from mcl_lab.tracking.files import exclusive, read_json, write_json
 from mcl_lab.tracking.journal import read_record, read_status
 from mcl_lab.tracking.uri import without_secrets
 
@@ -64,21 +64,30 @@ def one_line(error: Exception) -> str:
 
 
 def is_delivered(folder: Path | str, *, vanished: bool = False) -> bool:
-    """Whether the store has all of a run that has ended; `vanished`: its process left no last word, that is its end.
+    """Whether the store has all of a run that has had its last word; `vanished`: its process left none, that is its end.
 
     True as well for a run without a record, or one that is not tracked: there is nothing to deliver.
     """
     record, status = read_record(folder), read_status(folder)
     if record is None or record["uri"] is None:
         return True
-    state = end_state(status, vanished)
+    state = last_word(status, vanished)
     delivery = read_delivery(folder, record)
     delivered = (delivery["state"], delivery["started_ms"], delivery["parent"])
     return state is not None and delivered == (state, started_ms(status), record["parent"])
 
 
 def end_state(status: dict[str, Any] | None, vanished: bool) -> str | None:
-    """How a run ended: finished, failed, interrupted or vanished; None while it runs, or has yet to say so."""
+    """How a run ended: finished, failed, interrupted or vanished; None while it runs, or has yet to say so.
+
+    None as well for a sweep that was submitted: nobody's process stands for it, so that none can vanish.
+    """
+    state = last_word(status, vanished)
+    return None if state == "submitted" else state
+
+
+def last_word(status: dict[str, Any] | None, vanished: bool) -> str | None:
+    """What the process that wrote `status` leaves behind, its `end_state` or submitted; None while it may say more."""
     if status is None or status["state"] == "running":
         return "vanished" if vanished else None
     return status["state"]
@@ -90,7 +99,7 @@ def started_ms(status: dict[str, Any] | None) -> int | None:
 
 
 def wait_delivered(folder: Path | str, seconds: float) -> bool:
-    """Wait at most `seconds` until the store has all of a run that has ended; False when it has not.
+    """Wait at most `seconds` until the store has all of a run that has had its last word; False when it has not.
 
     Returns early when the sender gave up or has failed twice since the run's end: it goes on trying by itself, and
     nobody need wait for that. `delivery_error` then says why.
@@ -103,6 +112,22 @@ def wait_delivered(folder: Path | str, seconds: float) -> bool:
             return False
         time.sleep(POLL)
     return True
+
+
+def wait_sender(folder: Path | str, seconds: float) -> bool:
+    """Wait at most `seconds` until no sender is at work in a run folder; False when one still is.
+
+    To be called after `wait_delivered`. The sender then sees to what other runs of the sweep left undelivered, as long
+    as it lives: a scheduler that ends a job ends it too.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        with exclusive(Path(folder) / SENDER_LOCK, wait=False) as free:
+            if free:
+                return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL)
 
 
 def delivery_error(folder: Path | str) -> str | None:

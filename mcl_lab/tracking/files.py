@@ -4,18 +4,20 @@ import errno
 import fcntl
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, shared: bool = False) -> None:
     """Replace `path` by `content`, text as UTF-8; after a crash at any moment it holds the old content or the new one.
 
     One writer at a time: the temporary file beside it has a fixed name, so that crashes leave at most one behind.
+    `shared`: others may write it at the same moment, and the last to come stays; the temporary file has a name of its own.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp" if shared else f".{path.name}.tmp")
     with open(temporary, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
@@ -24,9 +26,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     _sync_folder(path.parent)  # the new name itself must survive a power cut
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any], *, shared: bool = False) -> None:
     """`write_atomically` of a JSON object."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, text, shared=shared)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from mcl_lab.tracking.uri import stored_uri
 RECORD, METRICS, STATUS = "record.json", "metrics.jsonl", "status.json"
 LONGEST_LINE = 2**16  # bytes; an epoch of two peers takes about two thousand
 
-State = Literal["running", "finished", "failed", "interrupted"]
+State = Literal["running", "submitted", "finished", "failed", "interrupted"]
 
 
 class Journal:
@@ -77,21 +77,24 @@ class Journal:
         """Write how the run stands, signed by this process.
 
         "running" comes first and before `start_sender`; "finished" comes after result.json, as the sender then takes
-        everything to be there.
+        everything to be there. "submitted" is the last word of a launcher that has handed its sweep's runs to a scheduler:
+        not an end, but no process stands for the record any more. Whoever sees the sweep end writes its end, by a journal
+        of its own; several may do so at the same moment.
         """
         now = _now_ms()
+        begun_here = state == "running" or self._started_ms is not None
         if state == "running" or self._started_ms is None:
             self._started_ms = now
         status = {
             "state": state,
             "message": message,
             "started_ms": self._started_ms,
-            "ended_ms": None if state == "running" else now,
+            "ended_ms": None if state in ("running", "submitted") else now,
             "pid": os.getpid(),
             "process_start": process_start(os.getpid()),
             "host": this_host(),
         }
-        write_json(self.folder / STATUS, status)
+        write_json(self.folder / STATUS, status, shared=not begun_here)
 
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:

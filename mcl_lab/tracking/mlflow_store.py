@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mcl_lab.tracking.delivery import end_state, is_delivered, read_delivery, started_ms, write_delivery
+from mcl_lab.tracking.delivery import is_delivered, last_word, read_delivery, started_ms, write_delivery
 from mcl_lab.tracking.files import exclusive, read_json
 from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_epochs, read_record, read_status
 from mcl_lab.tracking.lock import LOCK
@@ -51,10 +51,10 @@ for _chatty in ("mlflow", "alembic"):
 
 
 def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
-    """One pass: send what the run folder holds and its store has not; True when a run that has ended is there whole.
+    """One pass: send what the run folder holds and its store has not; True when it is there whole, with its last word.
 
     For the holder of the sender's lock. `vanished`: the process is gone without a last word, so that a status "running"
-    means the MLflow run has FAILED; it is RUNNING again when the run is resumed.
+    means the MLflow run has FAILED; it is RUNNING again when the run is resumed. What was submitted is RUNNING.
 
     Raises what MLflow raises.
     """
@@ -77,13 +77,15 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     delivery["last_epoch"] = _send_epochs(client, run, folder, after=delivery["last_epoch"])
     write_delivery(folder, delivery)
 
-    state = end_state(status, vanished)
+    state = last_word(status, vanished)
+    if state in (None, "submitted"):
+        _reopen(client, run, state or "running")
     if state is None:
-        _reopen(client, run)
         return False
     if state == "finished":
         _send_final_figures(client, run, folder, status)
-    _send_end(client, run, folder, status, state)
+    if state in MLFLOW_STATUS:
+        _send_end(client, run, folder, status, state)
     delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a server may have no place for them
     write_delivery(folder, delivery | {"state": state, "started_ms": started_ms(status), "parent": record["parent"]})
     return is_delivered(folder, vanished=vanished)
@@ -180,10 +182,11 @@ def _log_metrics(client: MlflowClient, run: Run, metrics: dict[str, float | None
     client.log_batch(run.info.run_id, metrics=points, synchronous=True)
 
 
-def _reopen(client: MlflowClient, run: Run) -> None:
+def _reopen(client: MlflowClient, run: Run, state: str) -> None:
     if run.info.status != "RUNNING":
         client.update_run(run.info.run_id, status="RUNNING")
-        client.set_tag(run.info.run_id, STATE_TAG, "running")
+    if run.data.tags.get(STATE_TAG, "running") != state:  # a new run has no such tag
+        client.set_tag(run.info.run_id, STATE_TAG, state)
 
 
 def _send_end(client: MlflowClient, run: Run, folder: Path, status: dict[str, Any] | None, state: str) -> None:

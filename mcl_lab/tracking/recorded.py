@@ -58,13 +58,13 @@ class RunFolders:
 def is_running(folder: Path) -> bool:
     """Whether a living process trains the run in this folder."""
     status = read_status(folder)
-    if status is None:
-        return is_held(folder)  # a process on its way to its first word
-    if status["state"] != "running":
-        return False
-    if status["host"] == this_host():
-        return is_alive(status["pid"], status["process_start"])
-    return is_held(folder)  # from another host only the lock's heartbeat can tell
+    if status is not None:
+        if status["state"] != "running":
+            return False
+        if status["host"] == this_host() and is_alive(status["pid"], status["process_start"]):
+            return True
+    # The lock tells of a process on its way to its first word, whatever an earlier one has left, and of one on another host.
+    return is_held(folder)
 
 
 def _read(folder: Path) -> RecordedRun | None:

@@ -2,8 +2,9 @@
 
     python -m mcl_lab.tracking.sender FOLDER --pid PID
 
-It follows the run of process PID until the run has ended, or the process is gone, and everything is delivered. The
-training process knows nothing of it: MLflow may be slow, away or not installed.
+It follows the run of process PID until the run has ended, or the process is gone, and everything is delivered, and then
+delivers what other runs of the sweep left behind. The training process knows nothing of it: MLflow may be slow, away or
+not installed.
 """
 
 import argparse
@@ -17,16 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mcl_lab
-from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, end_state, is_delivered, note_failure, one_line
+from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, is_delivered, last_word, note_failure, one_line
 from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_record, read_status
+from mcl_lab.tracking.left_behind import deliver_left_behind
 from mcl_lab.tracking.processes import is_alive, process_start, this_host
 from mcl_lab.tracking.uri import credentials, without_secrets
 
 LOG = "sender.log"
 POLL = 1.0  # seconds between two looks at the run folder
 LONGEST_PAUSE = 60.0  # seconds between two tries while the store fails, at most
-AFTER_END = 600.0  # seconds that are spent on trying after the run's end
+AFTER_END = 600.0  # seconds that are spent on trying after the run's end, and then on what others left behind
 
 
 def start_sender(folder: Path | str, uri: str | None = None) -> subprocess.Popen | None:
@@ -73,7 +75,13 @@ def follow(
             _log(f"{NOT_INSTALLED} ({error})")
             note_failure(folder, NOT_INSTALLED, failures=1, ended=False, gave_up=True)
             return False
-        return _follow(deliver, folder, pid, start, poll, longest_pause, after_end)
+        done = _follow(deliver, folder, pid, start, poll, longest_pause, after_end)
+        if done:
+            try:
+                deliver_left_behind(deliver, folder, seconds=after_end)
+            except Exception as error:  # whatever a store may raise, or a file system
+                _log(one_line(error))
+        return done
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,7 +115,7 @@ def _follow(
         own = status is not None and (status["pid"], status["host"]) == (pid, this_host())
         if gone and not own:
             return True  # another process goes on with the run, and has a sender of its own
-        ended = own and end_state(status, gone) is not None
+        ended = own and last_word(status, gone) is not None
         if own and is_delivered(folder, vanished=gone):
             return True
         now = time.monotonic()

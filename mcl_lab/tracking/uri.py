@@ -1,6 +1,7 @@
 """Tracking URIs: what is stored of them, and where their user and password go."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -9,6 +10,18 @@ from mcl_lab.errors import InputError
 
 USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 EXAMPLES = "sqlite:///FILE.db, http://HOST:PORT or another MLflow tracking URI"
+MOUNTS = Path("/proc/self/mountinfo")  # Linux only
+
+# File systems that several machines write to, by Linux's names of them. On those, locks that SQLite relies on may be slow,
+# local to each machine or missing (https://www.sqlite.org/useovernet.html, https://www.sqlite.org/howtocorrupt.html).
+NETWORK_TYPES = frozenset(
+    "9p acfs afs beegfs ceph cifs coda dvs fhgfs gfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs3 nfs4 ocfs2 orangefs panfs pvfs2"
+    " smb2 smb3 smbfs wekafs".split()
+)
+NETWORK_FUSE_TYPES = frozenset(  # `fuse.NAME`, and there are local ones too
+    "beegfs ceph ceph-fuse curlftpfs cvmfs2 daos dfuse gcsfuse glusterfs gpfs juicefs mfs moosefs mount.davfs quobyte rclone s3fs"
+    " saunafs seaweedfs smbnetfs sshfs".split()
+)
 
 
 def stored_uri(uri: str) -> str:
@@ -50,6 +63,40 @@ def connectable_uri(uri: str, environment: Mapping[str, str] = os.environ) -> st
 def sqlite_file(uri: str) -> Path | None:
     """The database file of a stored SQLite URI; None for any other store."""
     return Path(uri.partition(":///")[2].partition("?")[0]) if _is_sqlite(uri) else None
+
+
+def network_file_system(uri: str, *, mounts: Path | None = None) -> str | None:
+    """The type (nfs4, lustre, ...) of the network file system that the file of an SQLite URI lies on, or would be made on.
+
+    None on a local one, for any other store, and where there is no table of mounts in the form of Linux's
+    /proc/self/mountinfo (proc(5)) to ask; `mounts`: another such table. Raises InputError as `stored_uri` does.
+    """
+    file = sqlite_file(stored_uri(uri))
+    if file is None:
+        return None
+    place = Path(os.path.realpath(file))  # through symbolic links; this also has folders mounted that are mounted on demand
+    try:
+        table = (MOUNTS if mounts is None else mounts).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    found, depth = None, -1
+    for line in table.splitlines():
+        mount, _, source = line.partition(" - ")  # ID, parent, device, root, mount point, options, ... - type, source, ...
+        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), mount.split()[4]))
+        if len(point.parts) >= depth and place.is_relative_to(point):  # of two at one place the later hides the earlier
+            found, depth = source.split()[0], len(point.parts)
+    return found if found in NETWORK_TYPES or (found or "").removeprefix("fuse.") in NETWORK_FUSE_TYPES else None
+
+
+def network_warning(uri: str) -> str | None:
+    """One line on an SQLite file that lies where several machines write, and the remedy; None for any other store."""
+    kind = network_file_system(uri)
+    if kind is None:
+        return None
+    return (
+        f"tracking.uri: {sqlite_file(stored_uri(uri))} is on a network file system ({kind}), where SQLite is not safe once "
+        "several machines write; start `mlflow server` and set tracking.uri=http://HOST:PORT"
+    )
 
 
 def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:

@@ -36,7 +36,7 @@ def make_ledger(folder, seen=NOTHING):
         ([Attempt(1, "1", "here", "3", 5)], {"alive": True}, "running", "on GPU 3"),
         ([ended(0, gpu="3")], {"alive": True}, "running", ""),  # by somebody else
         ([], {"alive": True, "state": "failed", "message": "NaN"}, "running", ""),  # goes on with it
-        ([STARTED], {}, "lost", "vanished after epoch 0"),
+        ([STARTED], {}, "lost", "its process vanished;"),
         ([STARTED], {"state": "running", "epochs": 2}, "lost", "vanished after epoch 2"),
         ([], {"state": "running", "epochs": 2}, "lost", "vanished after epoch 2"),
         ([ended(1, "loss is NaN")], {"state": "failed", "message": "NaN"}, "failed", "loss is NaN"),
@@ -113,6 +113,6 @@ def test_a_full_disk_is_told_once_it_matters(tmp_path):
 
 
 def test_a_ledger_of_newer_code_is_left_alone(tmp_path):
-    write_json(tmp_path / "ledger.json", {"format": 2, "runs": []})
+    write_json(tmp_path / "ledger.json", {"format": 3, "runs": []})
     with pytest.raises(RunFailed, match="newer"):
         make_ledger(tmp_path)

@@ -16,21 +16,15 @@ from mcl_lab.tracking.lock import RunLock
 ROOT = Path(__file__).parents[2]
 
 
-def sign_by(folder: Path, **changes) -> None:
-    """Let the status look as if another process had written it."""
-    path = folder / "status.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def test_everything_that_is_not_there_yet_is_delivered_and_each_run_gets_a_line(
-    store, new_run, stored_runs, epoch, tmp_path, capsys
+    store, new_run, stored_runs, epoch, tmp_path, capsys, signed_by
 ):
     for name in ("finished", "killed", "moved away", "alive", "untracked"):
         journal = new_run(None if name == "untracked" else store, name)
         journal.append(epoch(1))
         journal.status("finished" if name in ("finished", "untracked") else "running")
-    sign_by(tmp_path / "killed", process_start="another-boot:1")
-    sign_by(tmp_path / "moved away", host="elsewhere")  # and no lock, whose heart would beat
+    signed_by(tmp_path / "killed", process_start="another-boot:1")
+    signed_by(tmp_path / "moved away", host="elsewhere")  # and no lock, whose heart would beat
     sync(None, runs=str(tmp_path))
     statuses = {run["name"]: run["status"] for run in stored_runs(store)}
     assert statuses == {"finished": "FINISHED", "killed": "FAILED", "moved away": "FAILED", "alive": "RUNNING"}
@@ -42,10 +36,12 @@ def test_everything_that_is_not_there_yet_is_delivered_and_each_run_gets_a_line(
     assert sum("already in" in line for line in capsys.readouterr().out.splitlines()) == 3
 
 
-def test_a_run_on_another_host_lives_as_long_as_its_lock_beats(store, new_run, stored_runs):
+def test_a_run_on_another_host_lives_as_long_as_its_lock_beats(
+    store, new_run, stored_runs, signed_by
+):
     journal = new_run(store)
     journal.status("running")
-    sign_by(journal.folder, host="elsewhere")
+    signed_by(journal.folder, host="elsewhere")
     with RunLock(journal.folder) as lock:
         owner = json.loads(lock.path.read_text())
     for age, status in ((0, "RUNNING"), (61, "FAILED")):

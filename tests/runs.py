@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-RUN = Path(__file__).resolve().parents[2] / "run.py"
+RUN = Path(__file__).resolve().parents[1] / "run.py"
 
 # Two networks of a thousand parameters: an epoch of 22 steps and three meta events takes two seconds.
 SMALL = [

@@ -1,0 +1,63 @@
+"""A user's folder on the login node of the test cluster, and the commands that are typed there."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+from runs import LMCL, Ended, end, start
+
+ONE_CORE = ["hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.memory=2G"]
+# Twelve epochs of half a second, a checkpoint every five steps.
+LONG = [*LMCL, "trainer.epochs=12", "trainer.checkpoint_steps=5"]
+
+
+class Desk:
+    def __init__(self, folder: Path, cluster):
+        self.folder = folder
+        self.cluster = cluster
+        self.environment = cluster.environment | {"OMP_NUM_THREADS": "1"}
+
+    def start(self, *arguments) -> subprocess.Popen:
+        return start(arguments, self.folder, env=self.environment)
+
+    def call(self, *arguments, timeout=120) -> Ended:
+        """`python run.py ARGUMENTS`, whatever comes of it."""
+        return end(self.start(*arguments), timeout)
+
+    def run(self, *arguments, timeout=120) -> str:
+        """What `python run.py ARGUMENTS` prints, which must succeed."""
+        ended = self.call(*arguments, timeout=timeout)
+        assert ended.status == 0, ended
+        return ended.out
+
+    def submit(self, name, *arguments) -> None:
+        """A sweep of that name."""
+        self.run(*ONE_CORE, "-m", f"sweep={name}", *arguments)
+
+    def standings(self, name) -> list[dict]:
+        return json.loads(self.run("task=sweep", f"task.sweep={name}", "task.format=json"))
+
+    def wait(self, name, reached, limit=240) -> list[dict]:
+        """The standings as soon as `reached(standings)`."""
+        until = time.monotonic() + limit
+        while not reached(standings := self.standings(name)):
+            assert time.monotonic() < until, standings
+            time.sleep(0.3)
+        return standings
+
+    def wait_all(self, name, state="finished", limit=240) -> list[dict]:
+        return self.wait(name, lambda standings: all(run["state"] == state for run in standings), limit)
+
+    def wait_for_queue(self, limit=120) -> None:
+        """Until SLURM has nothing to do."""
+        until = time.monotonic() + limit
+        while jobs := self.cluster.jobs():
+            assert time.monotonic() < until, jobs
+            time.sleep(0.3)
+
+    def folder_of(self, run: dict) -> Path:
+        return self.folder / run["folder"]
+
+    def ledger(self, name) -> dict:
+        return json.loads((self.folder / "runs" / "sweeps" / name / "ledger.json").read_text())
