@@ -129,7 +129,7 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
 
 
 def all_checked(runs: Sequence[Sequence[str]]) -> list[DictConfig]:
-    """The configs of runs of which none resumes another, past the first stage of checking; raises what is first wrong."""
+    """As `checked`, for runs of which none may resume; raises what is wrong with the first that is wrong."""
     configs = []
     for config in compose_several(runs):
         check(config)

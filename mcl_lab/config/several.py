@@ -38,7 +38,7 @@ def compose_several(runs: Iterable[Sequence[str]]) -> Iterator[DictConfig]:
 
 
 def _split(typed: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:
-    """What was typed apart from values, and the overrides that only give a value to a key and that Hydra may set last."""
+    """What was typed apart from values, and the overrides that only give a value to a key and may be set last."""
     rest, values, must_precede = [], [], False
     for override in reversed(typed):
         key = override.key_or_group
