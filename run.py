@@ -129,7 +129,7 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
 
 
 def all_checked(runs: Sequence[Sequence[str]]) -> list[DictConfig]:
-    """As `checked`, for many runs: what is wrong is the first thing that is wrong with the first of them, in their order."""
+    """As `checked`, for runs of which none may resume; raises what is wrong with the first that is wrong."""
     configs = []
     for config in compose_several(runs):
         check(config)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mcl_lab.config.check import SEE_ALL, SWEEPER_UNUSED, arguments, unknown_key
+from mcl_lab.config.kept import KeptFiles
 from mcl_lab.config.key import run_name
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, resolve, unresolved
@@ -23,16 +24,17 @@ from mcl_lab.errors import InputError
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
+def compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) -> DictConfig:
     """The config of one run, `hydra` included, composed but not checked.
 
+    kept: keeps config files from one call to the next, empty at first; None: they are read anew.
     Raises InputError for what cannot be composed: unknown groups, options and keys, and what Hydra cannot parse.
     """
     parsed = parse(overrides)
     for override in parsed:
         _refuse_early(override)
     try:
-        return _compose(overrides)
+        return _compose(overrides, kept)
     except MissingConfigException as error:
         raise _missing_option(error, parsed) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
@@ -109,12 +111,15 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
 
 
-def _compose(overrides: Sequence[str]) -> DictConfig:
+def _compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) -> DictConfig:
     register_resolvers()
     outer = GlobalHydra.instance().hydra  # there is one inside a multirun, and Hydra refuses a second
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), job_name="run", version_base="1.3"):
+            if kept is not None:
+                loader = GlobalHydra.instance().config_loader()
+                loader.repository = KeptFiles(loader.get_sources(), kept)
             return hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
     finally:
         GlobalHydra.instance().hydra = outer

@@ -1,7 +1,7 @@
 """The configs of many runs, each as `compose` makes it, with Hydra's work done once for all that are alike.
 
-Hydra goes through the groups first and sets the values that were typed last. So runs that differ in such values alone are
-composed once without them, and each gets a copy in which they are set.
+Hydra goes through the groups first and sets last the values that were typed. So runs that differ in such values alone
+are composed once without them, and each gets a copy in which they are set.
 """
 
 import functools
@@ -27,44 +27,48 @@ def compose_several(runs: Iterable[Sequence[str]]) -> Iterator[DictConfig]:
     Raises what `compose` raises for a run, when it is that run's turn.
     """
     shared: dict[tuple[str, ...], bytes | None] = {}
+    files: dict[tuple, bytes] = {}
     for words in runs:
         typed = [_parsed(word) for word in words]
-        values = _values(typed)
-        rest = tuple(override.input_line for override in typed if not any(override is value for value in values))
+        rest, values = _split(typed)
         if rest not in shared:
-            shared[rest] = _without_values(rest)
+            shared[rest] = _without_values(rest, files)
         config = shared[rest] and _with_values(shared[rest], typed, values)
         yield config or compose(words)
 
 
-def _values(typed: Sequence[Override]) -> list[Override]:
-    """The overrides that only give a value to a key that is there, and that Hydra would set last."""
-    values = []
+def _split(typed: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:
+    """What was typed apart from values, and the overrides that only give a value to a key and may be set last."""
+    rest, values, must_precede = [], [], False
     for override in reversed(typed):
         key = override.key_or_group
         if re.match(r"hydra\b", key) or is_group(key):
-            continue  # set apart from the others, or before them
-        if override.type != OverrideType.CHANGE or override.package is not None or not _KEY.fullmatch(key):
-            break  # adds or removes something: what was typed before it must be set before it
-        values.append(override)
-    return values[::-1]
+            rest.append(override.input_line)  # set apart from the values, or before them
+        elif must_precede or override.type != OverrideType.CHANGE or override.package or not _KEY.fullmatch(key):
+            rest.append(override.input_line)
+            must_precede = True  # it adds or removes something: what was typed before it must be set before it
+        else:
+            values.append(override)
+    return tuple(rest[::-1]), values[::-1]
 
 
-def _without_values(words: Sequence[str]) -> bytes | None:
-    """The config of these overrides, to make copies of; None when there is none, or the overrides are not all it knows."""
+def _without_values(words: Sequence[str], files: dict[tuple, bytes]) -> bytes | None:
+    """The config of these overrides, to make copies of; None when there is none, or it says that others were typed."""
     try:
-        config = compose(words)
+        config = compose(words, files)
     except InputError:
         return None  # for `compose` to say, with what it says about all that was typed
     typed = [word for word in words if not _parsed(word).is_hydra_override()]
-    return pickle.dumps(config) if overrides(config) == typed else None  # of which a copy is made in a third of the time
+    # A pickled config is copied in a third of the time that copy.deepcopy takes.
+    return pickle.dumps(config) if overrides(config) == typed else None
 
 
 def _with_values(shared: bytes, typed: Sequence[Override], values: Sequence[Override]) -> DictConfig | None:
     """A copy with these values, and the record of what was typed; None when Hydra has to look at them itself."""
     config = pickle.loads(shared)
-    sources = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
-    if any(value.is_sweep_override() or any((source / value.key_or_group).is_dir() for source in sources) for value in values):
+    folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
+    groups = [value for value in values if any((folder / value.key_or_group).is_dir() for folder in folders)]
+    if groups or any(value.is_sweep_override() for value in values):
         return None
     own = [override for override in typed if not override.is_hydra_override()]
     try:

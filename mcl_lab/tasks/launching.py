@@ -1,6 +1,5 @@
 """Launching a sweep: here, as processes of this machine, or as jobs of SLURM."""
 
-import copy
 import hashlib
 import os
 import subprocess
@@ -65,8 +64,8 @@ class Sweep(NamedTuple):
 
     def yaml(self, run: Run) -> str:
         """The config that the run is launched with: what waits is not changed by an edit of a YAML file."""
-        config = copy.deepcopy(self.configs[Path(run.folder)])
-        config.sweep = str(self.folder.absolute())
+        config = self.configs[Path(run.folder)]
+        config.sweep = str(self.folder.absolute())  # not in a copy: to make one takes longer than all the rest
         return to_yaml(config)
 
 

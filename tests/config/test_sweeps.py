@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import run
-from mcl_lab.config.compose import CONF, compose, options, overrides, run_folder
+from mcl_lab.config.compose import CONF, compose, options
 from mcl_lab.config.key import run_key
-from mcl_lab.config.plain import leaves, unresolved
+from mcl_lab.config.plain import unresolved
 from mcl_lab.config.sweeps import expand, split_names, sweep_files
 from mcl_lab.errors import InputError
 
@@ -170,17 +170,3 @@ def test_what_is_wrong_with_a_sweep_file(content, words, write):
     with pytest.raises(InputError, match="sweeps: ") as caught:
         expand(["mine"], [], write("mine", content))
     assert words in str(caught.value)
-
-
-def test_runs_that_differ_in_their_seed_alone_are_composed_once(monkeypatch):
-    composed = []
-    compose_one = run.compose
-    monkeypatch.setattr(run, "compose", lambda words: composed.append(words) or compose_one(words))
-    runs = expand([], ["optimizer.lr=0.1,0.2", "seed=0,1,2"])
-    configs = run.all_checked(runs)
-    assert len(composed) == 2
-    monkeypatch.undo()
-    for words, config in zip(runs, configs, strict=True):
-        alone = run.checked(words)
-        assert dict(leaves(unresolved(config))) == dict(leaves(unresolved(alone)))
-        assert overrides(config) == overrides(alone) and run_folder(config) == run_folder(alone)
