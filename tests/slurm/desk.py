@@ -35,6 +35,9 @@ class Desk:
         self.run(*ONE_CORE, "-m", f"sweep={name}", *arguments)
 
     def standings(self, name) -> list[dict]:
+        """As `task=sweep` tells them; none before the sweep is launched."""
+        if not (self.folder / "runs" / "sweeps" / name / "ledger.json").exists():
+            return []
         return json.loads(self.run("task=sweep", f"task.sweep={name}", "task.format=json"))
 
     def wait(self, name, reached, limit=240) -> list[dict]:
@@ -46,7 +49,7 @@ class Desk:
         return standings
 
     def wait_all(self, name, state="finished", limit=240) -> list[dict]:
-        return self.wait(name, lambda standings: all(run["state"] == state for run in standings), limit)
+        return self.wait(name, lambda standings: standings and all(run["state"] == state for run in standings), limit)
 
     def wait_for_queue(self, limit=120) -> None:
         """Until SLURM has nothing to do."""
