@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,8 @@ LONG = [*LMCL, "trainer.epochs=8", "trainer.checkpoint_steps=5", "tracking=none"
 
 
 class Desk:
+    python = sys.executable
+
     def __init__(self, folder: Path, cluster):
         self.folder = folder
         self.cluster = cluster
@@ -48,8 +51,11 @@ class Desk:
             time.sleep(0.3)
         return standings
 
-    def wait_all(self, name, state="finished", limit=240) -> list[dict]:
-        return self.wait(name, lambda standings: standings and all(run["state"] == state for run in standings), limit)
+    def wait_all(self, name, limit=240) -> list[dict]:
+        """The standings when all runs are finished, and their jobs, which are a moment later."""
+        standings = self.wait(name, lambda runs: runs and all(run["state"] == "finished" for run in runs), limit)
+        self.wait_for_queue()
+        return standings
 
     def wait_for_queue(self, limit=120) -> None:
         """Until SLURM has nothing to do."""
