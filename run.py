@@ -108,8 +108,6 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
     added = search_path(flags)
     config_dir = Path(flags.config_dir) if added else None
     configs = all_checked([[*added, *run] for run in expand(names, others, config_dir)])
-    if any(config.resume is not None for config in configs):
-        raise InputError("resume", "goes on with one run; leave --multirun (-m) out")
     if all(config.task._target_ == TRAIN for config in configs):
         from mcl_lab.tasks.launching import launch
 
@@ -129,10 +127,13 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
 
 
 def all_checked(runs: Sequence[Sequence[str]]) -> list[DictConfig]:
-    """As `checked`, for runs of which none may resume; raises what is wrong with the first that is wrong."""
+    """As `checked`, for several runs, of which none may resume; raises what is wrong with the first that is wrong."""
     configs = []
     for config in compose_several(runs):
         check(config)
+        if config.resume is not None:
+            resumed(config)  # which may have more to say
+            raise InputError("resume", "goes on with one run; leave --multirun (-m) out")
         configs.append(config)
     return configs
 
