@@ -24,13 +24,16 @@ TO_SUBMIT = ("waiting", "cancelled", "failed", "lost")
 
 # At the end of a job's script. A status above 128 says that a signal stopped or killed the task: before the time limit, for
 # somebody else's job, or something killed Python. It goes on later, unless SLURM is ending the job for another reason: to
-# requeue then would undo a scancel. {requeues} is how often.
+# requeue then would undo a scancel. {requeues} is how often. The last job of an array has the array's number as its own, which
+# means all of them: so jobs of an array are named by their places in it.
 GO_ON = r"""status=$?
 if [ $status -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {requeues} ]; then
-    case "$(squeue --noheader --format=%T/%r --job="$SLURM_JOB_ID")" in
+    job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
+    job="${job:-$SLURM_JOB_ID}"
+    case "$(squeue --noheader --format=%T/%r --job="$job")" in
         RUNNING/* | */TimeLimit)
             echo "mcl_lab: ended with status $status; requeued" >&2
-            scontrol requeue "$SLURM_JOB_ID" && sleep 300 ;;
+            scontrol requeue "$job" && sleep 300 ;;
     esac
 fi
 exit $status"""

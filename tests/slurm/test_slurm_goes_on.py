@@ -97,3 +97,22 @@ def test_requeues_are_counted(cluster, tmp_path):
     assert "1 of 1 runs submitted" in desk.run("task=sweep", "task.sweep=one", "task.action=resubmit")
     (run,) = desk.wait_all("one")
     assert run["attempts"] == 2
+
+
+def test_one_of_an_array_goes_on_and_the_others_are_left_alone(cluster, tmp_path):
+    """The last one to start has the array's own number for SLURM, which means all of them where a job is asked for."""
+    desk = Desk(tmp_path, cluster)
+    desk.submit("three", *LONG, "trainer.epochs=30", "seed=0,1,2")
+    standings = desk.wait("three", lambda runs: [run["state"] for run in runs] == ["running"] * 3)
+    last = standings[-1]
+    number = cluster.run("squeue", "-h", "-r", "-o", "%A", "-j", last["job"]).strip()
+    assert number == last["job"].partition("_")[0]
+    desk.wait("three", lambda runs: runs[-1]["epoch"] >= 1)
+    scancel_usr2(desk, last)
+    desk.wait("three", lambda runs: runs[-1]["state"] == "queued")
+    restarts = cluster.run("squeue", "-h", "-r", "-O", "jobarrayid,restartcnt").split()
+    assert dict(zip(restarts[::2], restarts[1::2], strict=True)) == {
+        run["job"]: str(int(run is last)) for run in standings
+    }
+    desk.run("task=sweep", "task.sweep=three", "task.action=cancel")
+    desk.wait_all("three", "cancelled")
