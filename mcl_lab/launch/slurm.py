@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -20,6 +20,7 @@ from mcl_lab.errors import InputError, RunFailed
 from mcl_lab.launch.ledger import JOBS, Attempt, Ledger, Run, Standing
 from mcl_lab.launch.queue import TIMEOUT
 
+SITE = ("account", "partition", "qos", "constraint", "reservation", "clusters")  # what a site has its users preset
 TO_SUBMIT = ("waiting", "cancelled", "failed", "lost")
 
 # At the end of a job's script. A status above 128 says that a signal stopped or killed the task: before the time limit, for
@@ -124,7 +125,7 @@ class SlurmLauncher:
         limit, arrays = _array_limit() if jobs else 1, []
         before()
         with (
-            _environment(credentials),
+            _environment(credentials, [option for option in SITE if getattr(self, option, None)]),
             _trial() if self.dry_run else nullcontext(ledger.folder / JOBS) as folder,
         ):
             executor = SlurmExecutor(folder, python=f"{shlex.quote(sys.executable)} -P")  # -P: never the code around
@@ -253,13 +254,18 @@ def _trial() -> Iterator[Path]:
 
 
 @contextmanager
-def _environment(credentials: Mapping[str, str]) -> Iterator[None]:
-    """For submitting: with credentials, and without what a job passes on to those that are submitted from within it."""
+def _environment(credentials: Mapping[str, str], given: Collection[str]) -> Iterator[None]:
+    """For submitting: with credentials, and without what would get around the options in the script.
+
+    What a job passes on to those that are submitted from within it is left out, and SBATCH_ variables, which count more
+    than a script for sbatch, but for those of SITE that are not `given`.
+    """
     before = dict(os.environ)
-    if "SLURM_JOB_ID" in before:
-        for name in before:
-            if name.startswith("SLURM_") and name != "SLURM_CONF":
-                del os.environ[name]
+    kept = {f"SBATCH_{option.upper()}" for option in SITE if option not in given} | {"SLURM_CONF"}
+    for name in before:
+        inherited = name.startswith("SLURM_") and "SLURM_JOB_ID" in before
+        if (inherited or name.startswith("SBATCH_")) and name not in kept:
+            del os.environ[name]
     os.environ |= credentials
     try:
         yield

@@ -78,8 +78,8 @@ def launch(
     sweep's, None to make one from what it holds. argv: the command line. config_dir: that of --config-dir.
     Raises InputError before anything is started, RunFailed when some runs failed, Interrupted when asked to stop.
     """
-    for key in ("sweep", "tracking.uri", "tracking.experiment"):
-        if len({OmegaConf.select(config, key) for config in configs}) > 1:
+    for key in ("sweep", "tracking.uri", "tracking.experiment", "hydra.launcher"):
+        if len({str(OmegaConf.select(config, key)) for config in configs}) > 1:
             raise InputError(key, "must be the same for all runs of a sweep")
     by_folder = _by_folder(configs)
     launcher = _launcher(configs)

@@ -113,3 +113,24 @@ def test_what_sbatch_refuses(words, said, desk):
     assert ended.status == 2, ended
     assert said in ended.err and len(ended.err.splitlines()) == 1, ended.err
     assert desk.cluster.jobs() == []
+
+
+def test_variables_of_sbatch_do_not_get_around_the_settings(desk):
+    """They count more for sbatch than the lines of a script; what a user presets for the site stays when nothing else is said."""
+    desk.environment |= {"SBATCH_TIMELIMIT": "7", "SBATCH_PARTITION": "low", "SBATCH_NO_REQUEUE": "1", "SBATCH_WAIT": "1"}
+    desk.environment |= {"SBATCH_EXPORT": "NONE", "MCL_LAB_PLUGINS": "nothing"}
+    blocker = desk.cluster.submit("sleep 300", "--exclusive", "--nodes=2", "--partition=high")
+    desk.cluster.wait(blocker, "RUNNING")
+    for name, words, partition in (("a", [], "low"), ("b", ["hydra.launcher.partition=gpu"], "gpu")):
+        desk.submit(name, *LONG, "seed=0", "hydra.launcher.time=50", *words)
+        (run,) = desk.standings(name)
+        job = desk.cluster.run("scontrol", "show", "job", run["job"])
+        assert f"Partition={partition} " in job and "TimeLimit=00:50:00" in job and "Requeue=1" in job
+        desk.cluster.run("scancel", run["job"])
+    desk.cluster.run("scancel", blocker)
+    desk.wait_for_queue()
+
+
+def test_settings_of_slurm_are_the_same_for_all_runs(desk):
+    ended = desk.call(*ONE_CORE, "-m", *LONG, "hydra.launcher.time=10,20")
+    assert ended.status == 2 and "hydra.launcher: must be the same" in ended.err

@@ -102,3 +102,18 @@ def test_a_sweep_longer_than_an_array_may_be(tmp_path, tmp_path_factory):
         desk.wait_all("long")
     finally:
         small.down()
+
+
+def test_a_thousand_runs_are_tried_out(cluster, tmp_path):
+    """Different networks, losses and rates; SLURM is asked about the jobs, nothing is submitted or written."""
+    desk = Desk(tmp_path, cluster)
+    pairs = "resnet8,resnet20,resnet32,resnet56,resnet110,wrn_16_2,wrn_40_2,shufflenetv2_1x,hcgnet_a1,resnet32_resnet110"
+    rates = ",".join(f"{rate / 1000}" for rate in range(1, 26))
+    words = [f"pair={pairs}", "loss=lmcl,mcl,dml,baseline", f"optimizer.lr={rates}", "hydra.launcher.dry_run=true"]
+    said = desk.run(*ONE_CORE, "-m", *words, timeout=300)
+    assert "SLURM would take 1000 of 1000 runs, in 1000 jobs; nothing was submitted." in said
+    assert said.count("#SBATCH --array=0-999%1000") == 1
+    assert cluster.jobs() == [] and list(tmp_path.iterdir()) == []
+    # One word wrong among them is said before SLURM hears of any.
+    ended = desk.call(*ONE_CORE, "-m", *words, "loss=lmcl,lcml", "tracking=none")
+    assert ended.status == 2 and "lcml" in ended.err and cluster.jobs() == []
