@@ -201,7 +201,7 @@ def _try_out(sweep: Sweep, launcher, console: Console) -> None:
         console.print(array.script, highlight=False, markup=False, soft_wrap=True)
     jobs = sum(len(array.jobs) for array in submission.arrays)
     console.print(
-        f"SLURM would take {len(submission.runs)} of {len(runs)} runs, in {jobs} jobs; nothing was submitted."
+        f"SLURM would take {len(submission.runs)} of {len(runs)} runs, in {jobs} {'job' if jobs == 1 else 'jobs'}; nothing was submitted."
     )
 
 

@@ -151,7 +151,7 @@ def show_submission(
     arrays = ", ".join(array.id for array in submission.arrays)
     console.print(
         f"{len(submission.runs)} of {len(standings)} runs submitted"
-        + (f" in {jobs} jobs: {arrays}" if jobs else ": the others are finished, queued or running")
+        + (f" in {jobs} {'job' if jobs == 1 else 'jobs'}: {arrays}" if jobs else ": the others are finished, queued or running")
     )
     lines = {"how it stands": [], "live": ["task.action=status"], "end it": ["task.action=cancel"]}
     for what, more in lines.items():

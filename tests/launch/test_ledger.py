@@ -7,6 +7,7 @@ import pytest
 
 from mcl_lab.errors import RunFailed
 from mcl_lab.launch.ledger import Attempt, Ledger, Run, Seen
+from mcl_lab.launch.queue import Job, QueueSilent
 from mcl_lab.tracking.files import read_json, write_json
 
 NOTHING = Seen(alive=False, state=None, message="", started_ms=0, epochs=0, accuracies=[])
@@ -68,6 +69,89 @@ def test_standing(attempts, seen, state, detail, tmp_path):
     standing = make_ledger(tmp_path, NOTHING._replace(**seen)).standing(make_run("r", *attempts))
     assert standing.state == state
     assert detail in standing.detail if detail else standing.detail == ""
+
+
+SUBMITTED = Attempt(0, None, "", None, 5, job="7_3")
+BEGAN = Attempt(1, "1", "n1", "0", 5, job="7_3")
+
+
+def in_job(status, words=""):
+    return Attempt(1, "1", "n1", "0", 5, 6, status, words, job="7_3")
+
+
+def job(state, reason="None", nodes=""):
+    return Job("8", state, reason, nodes)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "seen", "said", "state", "detail"),
+    [
+        (SUBMITTED, {}, job("PENDING", "Resources"), "queued", "job 7_3: Resources"),
+        (SUBMITTED, {}, job("PENDING"), "queued", "job 7_3"),
+        (in_job(140), {"state": "interrupted", "epochs": 2}, job("PENDING", "BeginTime"), "queued", "after epoch 2"),
+        (BEGAN, {"alive": True, "holder": "8"}, job("RUNNING", nodes="n1"), "running", "job 7_3 on n1, GPU 0"),
+        (SUBMITTED, {}, job("CONFIGURING", nodes="n1"), "running", "job 7_3 on n1"),
+        (in_job(-9, "killed by SIGKILL"), {"state": "running"}, job("RUNNING", nodes="n1"), "running", "job 7_3"),
+        (in_job(1, "boom"), {"state": "failed"}, job("RUNNING"), "failed", "boom"),  # its neighbours go on
+        (in_job(0), {"state": "finished"}, job("RUNNING"), "finished", "job 7_3"),
+        (in_job(0), {"state": "finished"}, None, "finished", "job 7_3"),
+        (in_job(1, "boom"), {"state": "failed"}, job("FAILED"), "failed", "boom"),
+        (in_job(1, "boom"), {"state": "failed"}, job("CANCELLED"), "failed", "boom"),
+        (in_job(-9, "killed by SIGKILL"), {"state": "running"}, job("FAILED"), "failed", "killed by SIGKILL"),
+        (in_job(143), {"state": "interrupted", "epochs": 1}, job("CANCELLED"), "cancelled", "job 7_3 after epoch 1"),
+        (BEGAN, {"state": "running", "epochs": 1}, job("CANCELLED"), "cancelled", "job 7_3 after epoch 1"),
+        (SUBMITTED, {}, job("CANCELLED"), "cancelled", "job 7_3"),
+        (SUBMITTED, {}, job("UNRECORDED"), "cancelled", "job 7_3"),
+        (BEGAN, {"state": "running"}, job("UNRECORDED"), "lost", "does not know job 7_3"),
+        (SUBMITTED, {}, None, "lost", "does not know job 7_3"),
+        (in_job(140), {"state": "interrupted"}, job("FAILED"), "failed", "not requeued any more"),
+        (BEGAN, {"state": "running", "epochs": 4}, job("TIMEOUT"), "failed", "TIMEOUT after epoch 4"),
+        (BEGAN, {"state": "running"}, job("NODE_FAIL"), "failed", "NODE_FAIL"),
+        (BEGAN, {"state": "running"}, job("COMPLETED"), "lost", "COMPLETED"),
+        (SUBMITTED, {}, job("FAILED"), "failed", "7_3_0_log.err"),
+        # The heartbeat of a lock outlives the job by a minute, but not SLURM's word; somebody else's lock is another matter.
+        (BEGAN, {"alive": True, "holder": "8", "state": "running"}, job("CANCELLED"), "cancelled", "job 7_3"),
+        (BEGAN, {"alive": True, "holder": None, "state": "running"}, job("CANCELLED"), "running", ""),
+        (SUBMITTED, {"alive": True, "holder": "99"}, None, "running", ""),
+        (SUBMITTED, {}, QueueSilent("SLURM does not answer"), "unknown", "job 7_3: SLURM does not answer"),
+        (BEGAN, {"alive": True, "holder": "8"}, QueueSilent("SLURM does not answer"), "running", "job 7_3"),
+        (in_job(0), {"state": "finished"}, QueueSilent("SLURM does not answer"), "finished", "job 7_3"),
+    ],
+)
+def test_standing_of_a_job(attempt, seen, said, state, detail, tmp_path):
+    def ask(names):
+        assert names == ["7_3"]
+        if isinstance(said, QueueSilent):
+            raise said
+        return {"7_3": said} if said else {}
+
+    ledger = Ledger(
+        tmp_path, read=read_json, write=write_json, observe=lambda run: NOTHING._replace(**seen), ask=ask
+    )
+    (run,) = ledger.enter([make_run("r", copy.deepcopy(attempt))])
+    standing = ledger.standing(run)
+    assert standing.state == state
+    assert detail in standing.detail if detail else standing.detail == ""
+
+
+def test_a_job_tells_of_its_runs_in_a_ledger_of_its_own(tmp_path):
+    """Which has every start of the run; the sweep's ledger keeps those of earlier jobs."""
+    ledger = Ledger(
+        tmp_path, read=read_json, write=write_json, observe=lambda run: NOTHING, ask=lambda names: {"7_3": job("RUNNING")}
+    )
+    before = Attempt(1, "1", "n1", "0", 1, 2, 1, "boom", job="6_0")
+    (run,) = ledger.enter([make_run("r", before, copy.deepcopy(SUBMITTED))])
+    assert ledger.standing(run).state == "running" and run.attempts == [before, SUBMITTED]
+
+    own = make_ledger(tmp_path / "jobs" / "7_3")
+    own.folder.mkdir(parents=True)
+    first, second = Attempt(5, "5", "n1", "1", 6, 7, 140, "stopped"), Attempt(6, "6", "n2", "0", 8)
+    own.enter([make_run("other", ended(0)), make_run("r", first, second)])
+    assert "GPU 0" in ledger.standing(run).detail
+    assert [attempt.pid for attempt in run.attempts] == [1, 5, 6]
+    assert {attempt.job for attempt in run.attempts[1:]} == {"7_3"}
+    ledger.save()
+    assert make_ledger(tmp_path).runs == [run]
 
 
 def test_runs_and_attempts_outlive_the_process(tmp_path):

@@ -80,7 +80,7 @@ def test_eight_runs_one_of_which_is_mended(desk):
     check_places(desk, standings, {name: node for name, (_, _, node) in states.items()})
 
     (desk.folder / "mine" / "nets.py").write_text(NETWORK.replace("BROKEN", MENDED))
-    assert "1 of 8 runs submitted in 1 jobs" in desk.run(*command)
+    assert "1 of 8 runs submitted in 1 job" in desk.run(*command)
     standings = desk.wait_all("eight")
     assert sorted(run["attempts"] for run in standings) == [1] * 7 + [2]
     assert len(desk.cluster.run("sacct", "-n", "-X", "-o", "JobID", "--name=mcl-eight").split()) == 9
