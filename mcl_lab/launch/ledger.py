@@ -122,6 +122,7 @@ class Ledger:
         self._ask = ask
         self._jobs: Mapping[str, Job] | QueueSilent = {}
         self._asked = float("-inf")
+        self._changed: int | None = None  # when the file did, at the last `refresh`
         stored = read(folder / FILE_NAME)
         if stored is not None and stored["format"] > FORMAT:
             raise RunFailed(f"{folder / FILE_NAME} was written by a newer mcl_lab; update this one")
@@ -164,6 +165,19 @@ class Ledger:
         self._hear(run)
         seen = self._observe(run)
         return Standing(*_submitted_standing(run, seen, job, self.folder / JOBS), seen)
+
+    def refresh(self) -> None:
+        """Take over what another process has written of the runs since."""
+        changed = (self.folder / FILE_NAME).stat().st_mtime_ns
+        if changed == self._changed:
+            return
+        self._changed = changed
+        known = {run.folder: run for run in self.runs}
+        for run in _runs_in(self._read(self.folder / FILE_NAME)):
+            if run.folder in known:
+                known[run.folder].attempts = run.attempts
+            else:
+                self.runs.append(run)
 
     def ask_again(self) -> None:
         """Take SLURM's last answer for old: something was done about the jobs."""

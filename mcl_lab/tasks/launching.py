@@ -29,9 +29,9 @@ from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder, w
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.slurm_job import SlurmJob
 from mcl_lab.tasks.standings import ledger_of
-from mcl_lab.tasks.sweep_record import LOCK, RUN, SweepRecord, adopt, outcome, settle
+from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, is_launching, launching, outcome, settle
 from mcl_lab.tasks.sweep_screen import SweepScreen, follow, show_submission, show_sweep
-from mcl_lab.tracking.files import exclusive, read_json, write_json
+from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
 from mcl_lab.tracking.uri import credentials, network_warning, sqlite_file, stored_uri
 
@@ -102,8 +102,8 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
         return [sys.executable, str(RUN), *options, f"resume={as_typed(run.folder)}"]
 
     make_folder(sweep.folder)
-    with exclusive(sweep.folder / LOCK, wait=False) as alone:
-        ledger, runs = _enter(sweep, alone)
+    with launching(sweep.folder):
+        ledger, runs = _enter(sweep)
         console.print(f"Sweep {sweep.name}: {len(runs)} runs; ledger {sweep.folder / LEDGER}", soft_wrap=True)
         record = _begin_record(sweep)
         record.wait()
@@ -140,8 +140,8 @@ def _submit(sweep: Sweep, launcher, console: Console) -> None:
 
     require_slurm()
     make_folder(sweep.folder)
-    with exclusive(sweep.folder / LOCK, wait=False) as alone:
-        ledger, runs = _enter(sweep, alone)
+    with launching(sweep.folder):
+        ledger, runs = _enter(sweep)
         record = _begin_record(sweep)  # while this process goes on
         adopt(runs, sweep.folder, os.environ | sweep.credentials)
         snapshots = sweep.folder.absolute() / CODE
@@ -175,7 +175,7 @@ def _submit(sweep: Sweep, launcher, console: Console) -> None:
         note = note or f"{file} is for jobs on one machine; for several: tracking.uri=http://HOST:PORT"
         console.print(f"{'note':<13}  {note}", soft_wrap=True)
     if launcher.wait:
-        follow(console, sweep.name, ledger, runs)
+        follow(console, ledger, runs, lambda: is_launching(sweep.folder))
         standings = ledger.standings(runs)
         settle(sweep.folder, standings)
         _show_end(sweep, console, standings)
@@ -215,9 +215,7 @@ def _job_maker(sweep: Sweep, launcher, code: Path):
     return make_job
 
 
-def _enter(sweep: Sweep, alone: bool) -> tuple[Ledger, list[Run]]:
-    if not alone:
-        raise RunFailed(f"another process is launching sweep {sweep.name}; see: task=sweep task.sweep={sweep.folder}")
+def _enter(sweep: Sweep) -> tuple[Ledger, list[Run]]:
     ledger = ledger_of(sweep.folder)
     return ledger, ledger.enter(_run(sweep, folder) for folder in sweep.configs)
 

@@ -13,7 +13,7 @@ from mcl_lab.tasks.folders import sweep_folder
 from mcl_lab.tasks.launching import CONFIGS, launch
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.standings import ledger_of
-from mcl_lab.tasks.sweep_record import settle
+from mcl_lab.tasks.sweep_record import is_launching, settle
 from mcl_lab.tasks.sweep_screen import as_json, follow, show_sweep
 from mcl_lab.tracking.files import read_json
 
@@ -43,7 +43,7 @@ def sweep(
         raise InputError("task.action", f"{action} is for sweeps in SLURM; {folder.name} was launched on this machine")
     match action:
         case "status":
-            follow(screen(), folder.name, ledger, ledger.runs)
+            follow(screen(), ledger, ledger.runs, lambda: is_launching(folder))
         case "cancel":
             _cancel(ledger)
         case "resubmit":

@@ -4,11 +4,13 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.sweeps import as_typed
+from mcl_lab.errors import RunFailed
 from mcl_lab.launch.ledger import GOING_ON, Run, Standing
 from mcl_lab.tracking.delivery import is_delivered, read_delivery, wait_delivered
 from mcl_lab.tracking.files import exclusive, write_json
@@ -17,6 +19,7 @@ from mcl_lab.tracking.recorded import KIND_TAG
 from mcl_lab.tracking.sender import start_sender
 
 LOCK = "ledger.lock"  # in the sweep's folder, held by whoever launches it
+TRIES = 10
 RUN = CONF.parent / "run.py"
 
 
@@ -52,6 +55,27 @@ class SweepRecord:
             if delivery["mlflow_run"] or delivery["error"]:
                 return
             time.sleep(0.1)
+
+
+@contextmanager
+def launching(folder: Path) -> Iterator[None]:
+    """Hold a sweep for launching it, in a folder that is there. Raises RunFailed when another process does."""
+    for left in reversed(range(TRIES)):  # somebody who only looks holds it for a moment
+        with exclusive(folder / LOCK, wait=False) as alone:
+            if alone:
+                yield
+                return
+        if left:
+            time.sleep(0.1)
+    raise RunFailed(f"another process is launching sweep {folder.name}; see: task=sweep task.sweep={folder}")
+
+
+def is_launching(folder: Path) -> bool:
+    """Whether a process of this machine, or of this file system, is launching the sweep at the moment."""
+    if not (folder / LOCK).exists():
+        return False
+    with exclusive(folder / LOCK, wait=False) as alone:
+        return not alone
 
 
 def settle(folder: Path, standings: Sequence[tuple[Run, Standing]]) -> None:

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,11 +127,13 @@ class SweepScreen:
         return Group(made, *more, Text(self.hint, style="dim"))
 
 
-def follow(console: Console, name: str, ledger: Ledger, runs: Sequence[Run]) -> None:
-    """Show how runs go on that other processes train, until none of them goes on by itself. Raises Interrupted."""
+def follow(console: Console, ledger: Ledger, runs: Sequence[Run], is_launching: Callable[[], bool]) -> None:
+    """Show how runs go on that other processes train, until none of them goes on by itself, and nobody is launching the sweep.
+    Raises Interrupted."""
     try:
-        with SweepScreen(console, name, ledger, runs, LEFT_ALONE) as show:
-            while not show.settled:
+        with SweepScreen(console, ledger.folder.name, ledger, runs, LEFT_ALONE) as show:
+            while not show.settled or is_launching():
+                ledger.refresh()
                 show()
                 time.sleep(POLL)
     except KeyboardInterrupt:
