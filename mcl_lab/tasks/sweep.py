@@ -16,6 +16,7 @@ from mcl_lab.tasks.standings import ledger_of
 from mcl_lab.tasks.sweep_record import is_launching, settle
 from mcl_lab.tasks.sweep_screen import as_json, follow, show_sweep
 from mcl_lab.tracking.files import read_json
+from mcl_lab.tracking.uri import stored_uri
 
 
 def sweep(
@@ -47,7 +48,7 @@ def sweep(
         case "cancel":
             _cancel(ledger)
         case "resubmit":
-            _resubmit(ledger)
+            _resubmit(ledger, config.tracking.uri)
             return
     standings = ledger.standings(ledger.runs)
     settle(folder, standings)
@@ -67,13 +68,16 @@ def _cancel(ledger: Ledger) -> None:
         ledger.ask_again()
 
 
-def _resubmit(ledger: Ledger) -> None:
+def _resubmit(ledger: Ledger, uri: str | None) -> None:
+    """uri: where user and password may be, which are stored nowhere."""
     configs, path = [], ledger.folder / CONFIGS
     for folder, text in (read_json(path) or {}).items():
         config = parse_config(text, path, "task.sweep")
         config.hydra.run = {"dir": folder}
         config.hydra.launcher = ledger.launcher["settings"]
         config.sweep = str(ledger.folder)
+        if uri is not None and stored_uri(uri) == config.tracking.uri:
+            config.tracking.uri = uri
         configs.append(config)
     if not configs:
         raise InputError("task.sweep", f"there is no {path}; the command that launched the sweep submits again")
