@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -35,14 +36,17 @@ def take_snapshot(house: Path, into: Path, *, plugins: Iterable[str] = (), confi
     named by what it holds, and return it; one that is there already is used again.
 
     Beside the code lie snapshot.json, which names its commit, and changes.diff, how it differs from that. A plugin that is
-    installed like a library is left where it is. Raises OSError.
+    installed like a library is left where it is. Of the folder of configs only YAML files are taken, and user and password
+    are taken out of URIs in any. Raises OSError.
     """
     sources = {part: house / part for part in PARTS if (house / part).exists()}
     tops = {name.partition(".")[0] for name in plugins}
     sources |= {name: place for name in sorted(tops) if (place := _own_package(name))}
-    sources |= {CONFIG_DIR: config_dir} if config_dir else {}
-    files = {name: path for part, place in sources.items() for name, path in _files(part, place).items()}
-    notes = {RECORD: json.dumps({"commit": commit_of(house)}) + "\n", CHANGES: _changes(house)}
+    files = {name: path for part, place in sources.items() for name, path in _files(part, place, into).items()}
+    if config_dir:
+        found = _files(CONFIG_DIR, config_dir, into)
+        files |= {name: path for name, path in found.items() if name.endswith(".yaml")}
+    notes = {RECORD: json.dumps({"commit": commit_of(house)}) + "\n", CHANGES: _without_credentials(_changes(house))}
     folder = into / _digest(files, notes)
     if folder.exists():
         return folder
@@ -50,25 +54,40 @@ def take_snapshot(house: Path, into: Path, *, plugins: Iterable[str] = (), confi
     for name, path in files.items():
         target = unfinished / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        if name.endswith(".yaml"):
+            target.write_text(_without_credentials(path.read_text(encoding="utf-8")), encoding="utf-8")
+        else:
+            shutil.copyfile(path, target)
+        shutil.copymode(path, target)  # what is not for everybody stays so
     for name, text in notes.items():
         (unfinished / name).write_text(text, encoding="utf-8")
     unfinished.rename(folder)
     return folder
 
 
-def _files(part: str, place: Path) -> dict[str, Path]:
-    """The files of a part, by their names in the snapshot; none that Python or an editor left behind."""
+def _files(part: str, place: Path, snapshots: Path) -> dict[str, Path]:
+    """The files of a part, by their names in the snapshot; none that Python or an editor left behind, nor those in a folder
+    that holds the snapshots."""
     if place.is_file():
         return {part if part.endswith(".py") else f"{part}.py": place}
     found = {}
     for folder, subfolders, names in os.walk(place):
-        subfolders[:] = sorted(name for name in subfolders if name != "__pycache__" and not name.startswith("."))
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if name != "__pycache__"
+            and not name.startswith(".")
+            and not snapshots.resolve().is_relative_to(Path(folder, name).resolve())
+        )
         for name in sorted(names):
-            if not name.startswith(".") and not name.endswith(".pyc"):
-                path = Path(folder, name)
+            path = Path(folder, name)
+            if not name.startswith(".") and not name.endswith(".pyc") and path.is_file():
                 found[f"{part}/{path.relative_to(place)}"] = path
     return found
+
+
+def _without_credentials(text: str) -> str:
+    return re.sub(r"://[^/\s'\"]*@", "://", text)
 
 
 def _own_package(name: str) -> Path | None:
@@ -91,7 +110,7 @@ def _digest(files: Mapping[str, Path], notes: Mapping[str, str]) -> str:
 def _changes(house: Path) -> str:
     """How the code differs from its commit, new files in full."""
     try:
-        new = _git(house, "ls-files", "--others", "--exclude-standard", "--", *PARTS).splitlines()
+        new = _git(house, "ls-files", "--others", "--exclude-standard", "-z", "--", *PARTS).split("\0")[:-1]
         added = [_git(house, "diff", "--no-index", "--", "/dev/null", name, statuses=(0, 1)) for name in new]
         return "".join([_git(house, "diff", "HEAD", "--", *PARTS), *added])
     except (OSError, subprocess.CalledProcessError):

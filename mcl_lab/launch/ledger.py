@@ -121,6 +121,7 @@ class Ledger:
         self._observe = observe
         self._ask = ask
         self._jobs: Mapping[str, Job] | QueueSilent = {}
+        self._asked_for: frozenset[str] = frozenset()
         self._asked = float("-inf")
         self._changed: int | None = None  # when the file did, at the last `refresh`
         stored = read(folder / FILE_NAME)
@@ -185,12 +186,13 @@ class Ledger:
 
     def _job(self, name: str) -> Job | QueueSilent | None:
         """What SLURM says of a job, by asking about all of the ledger's at once; None for one that it does not know."""
-        if time.monotonic() - self._asked > FRESH or not isinstance(self._jobs, QueueSilent) and name not in self._jobs:
+        if time.monotonic() - self._asked > FRESH or name not in self._asked_for:
+            names = [run.latest.job for run in self.runs if run.latest and run.latest.job]
             try:
-                self._jobs = self._ask([run.latest.job for run in self.runs if run.latest and run.latest.job])
+                self._jobs = self._ask(names)
             except QueueSilent as silent:
                 self._jobs = silent
-            self._asked = time.monotonic()
+            self._asked, self._asked_for = time.monotonic(), frozenset([name, *names])
         return self._jobs if isinstance(self._jobs, QueueSilent) else self._jobs.get(name)
 
     def _hear(self, run: Run) -> None:

@@ -163,7 +163,7 @@ class _Work:
             if time.monotonic() < self._next_look.get(run.folder, 0.0):
                 continue
             state = self.ledger.standing(run).state
-            if state in ("running", "queued"):  # somebody else's, alone or in another sweep: its turn comes after that
+            if state in ("running", "queued", "unknown"):  # somebody else's, alone or in another sweep: its turn comes after that
                 self._next_look[run.folder] = time.monotonic() + NEXT_LOOK
                 continue
             self.waiting.remove(run)

@@ -39,6 +39,9 @@ if [ $status -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {requeues} ]; then
 fi
 exit $status"""
 
+# Options of sbatch by which jobs would get lost, or do something else.
+OURS = frozenset("array chdir error ntasks open-mode output parsable quiet test-only wait wrap".split())
+
 
 class SlurmLauncher:
     """Submits runs as arrays of jobs, a run or `runs_per_gpu` runs in each, and leaves them to SLURM.
@@ -205,28 +208,33 @@ class Submission(NamedTuple):
 
 def cancel(jobs: Iterable[str]) -> None:
     """Take jobs out of the queue and end those that run. Raises RunFailed with SLURM's words."""
-    done = subprocess.run(
-        ["scancel", *jobs], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT
-    )
+    done = _ask(["scancel", *jobs])
     if done.returncode:
         raise RunFailed(f"scancel said: {done.stderr}")
 
 
 def require_slurm() -> None:
     """Raise InputError where SLURM's commands are not."""
-    missing = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
+    missing = [name for name in ("sbatch", "srun", "squeue", "scontrol", "scancel") if shutil.which(name) is None]
     if missing:
         raise InputError("hydra/launcher", f"there is no {missing[0]} here: submit from a machine of the cluster")
 
 
 def _array_limit() -> int:
     """The most jobs that an array may have. Raises RunFailed when SLURM does not answer."""
-    command = ["scontrol", "show", "config"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT)
+    done = _ask(["scontrol", "show", "config"])
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", done.stdout)
     if found is None:
         raise RunFailed(f"SLURM does not answer: {done.stderr}")
     return max(1, int(found[1]))
+
+
+def _ask(command: Sequence[str]) -> subprocess.CompletedProcess:
+    """What a command of SLURM says. Raises RunFailed when it says nothing in `TIMEOUT`."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise RunFailed(f"SLURM does not answer: {command[0]} said nothing in {TIMEOUT:.0f} seconds") from None
 
 
 def _option(line: str) -> tuple[str, str | bool]:
@@ -234,6 +242,8 @@ def _option(line: str) -> tuple[str, str | bool]:
     found = re.fullmatch(r"--([a-z][a-z-]*)(?:=(.*))?", line)
     if found is None:
         raise InputError("hydra.launcher.sbatch", f"must be long options of sbatch, as --exclude=n7, not {line}")
+    if found[1] in OURS:
+        raise InputError("hydra.launcher.sbatch", f"--{found[1]} is set by the launcher; leave it out")
     return found[1], True if found[2] is None else found[2]
 
 

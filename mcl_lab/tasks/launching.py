@@ -104,6 +104,8 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
     make_folder(sweep.folder)
     with launching(sweep.folder):
         ledger, runs = _enter(sweep)
+        if any(standing.state == "unknown" for _, standing in ledger.standings(runs)):
+            raise RunFailed("SLURM does not say what became of jobs of this sweep: nothing was launched")
         console.print(f"Sweep {sweep.name}: {len(runs)} runs; ledger {sweep.folder / LEDGER}", soft_wrap=True)
         record = _begin_record(sweep)
         record.wait()
@@ -151,6 +153,7 @@ def _submit(sweep: Sweep, launcher, console: Console) -> None:
         ledger.launcher = {
             "settings": OmegaConf.to_container(sweep.config.hydra.launcher, resolve=True),
             "config_dir": str(code / CONFIG_DIR) if sweep.config_dir else None,
+            "cwd": os.getcwd(),
         }
         try:
             submission = launcher.submit(
@@ -185,6 +188,9 @@ def _submit(sweep: Sweep, launcher, console: Console) -> None:
 
 def _try_out(sweep: Sweep, launcher, console: Console) -> None:
     """Ask SLURM about the jobs that would be submitted; nothing is written."""
+    from mcl_lab.launch.slurm import require_slurm
+
+    require_slurm()
     ledger = ledger_of(sweep.folder, saved=False)
     runs = ledger.enter(_run(sweep, folder) for folder in sweep.configs)
     code = sweep.folder.absolute() / CODE / "SNAPSHOT"
@@ -269,7 +275,7 @@ def _launcher(configs: Sequence[DictConfig]):
     """The launcher that `hydra/launcher` names."""
     target = OmegaConf.select(configs[0], "hydra.launcher._target_") or "an empty node"
     if not target.startswith("mcl_lab.launch."):
-        raise InputError("hydra/launcher", f"must be local: {target} keeps no ledger of its runs")
+        raise InputError("hydra/launcher", f"must be local, slurm or slurm_cpu: {target} keeps no ledger of its runs")
     if any(config.trainer.device.startswith("cuda:") for config in configs):
         raise InputError(
             "trainer.device", "in a sweep the launcher shares out GPUs: write cuda, and hydra.launcher.gpus=[1]"

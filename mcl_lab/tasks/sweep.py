@@ -40,6 +40,7 @@ def sweep(
         known = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{FILE_NAME}"))) or "none"
         raise InputError("task.sweep", f"there is no {folder / FILE_NAME}; the sweeps in {runs}: {known}")
     ledger = ledger_of(folder)
+    _refuse_elsewhere(ledger)
     if action in ("cancel", "resubmit") and ledger.launcher is None:
         raise InputError("task.action", f"{action} is for sweeps in SLURM; {folder.name} was launched on this machine")
     match action:
@@ -58,9 +59,17 @@ def sweep(
         show_sweep(screen(), folder.name, standings)
 
 
-def _cancel(ledger: Ledger) -> None:
-    from mcl_lab.launch.slurm import cancel
+def _refuse_elsewhere(ledger: Ledger) -> None:
+    """Raise InputError in another folder than that of the launch: folders of runs are relative to it."""
+    launched_in = Path((ledger.launcher or {}).get("cwd", "."))
+    if launched_in.is_dir() and not launched_in.samefile(Path.cwd()):  # else all of it was moved
+        raise InputError("task.sweep", f"{ledger.folder.name} was launched in {launched_in}: go there")
 
+
+def _cancel(ledger: Ledger) -> None:
+    from mcl_lab.launch.slurm import cancel, require_slurm
+
+    require_slurm()
     standings = ledger.standings(ledger.runs)
     jobs = {run.latest.job for run, now in standings if now.state in GOING_ON and run.latest and run.latest.job}
     if jobs:

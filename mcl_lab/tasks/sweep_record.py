@@ -15,6 +15,7 @@ from mcl_lab.launch.ledger import GOING_ON, Run, Standing
 from mcl_lab.tracking.delivery import is_delivered, read_delivery, wait_delivered
 from mcl_lab.tracking.files import exclusive, write_json
 from mcl_lab.tracking.journal import RECORD, Journal, is_finished, read_record, read_status
+from mcl_lab.tracking.processes import is_alive, this_host
 from mcl_lab.tracking.recorded import KIND_TAG
 from mcl_lab.tracking.sender import start_sender
 
@@ -84,12 +85,20 @@ def settle(folder: Path, standings: Sequence[tuple[Run, Standing]]) -> None:
         return
     with exclusive(folder / LOCK, wait=False) as alone:
         status = read_status(folder)
-        if not alone or status is None or status["state"] == "running":  # a launcher is at work and says how it stands
+        if not alone or status is None or _is_at_work(status):  # a launcher says how it stands
             return
         state, message = outcome(folder.name, standings)
+        if status["state"] == "interrupted" and state != "finished":  # that says more
+            return
         if (status["state"], status["message"]) != (state, message):
             Journal(folder).status(state, message)
             start_sender(folder)
+
+
+def _is_at_work(status: dict) -> bool:
+    """Whether the launcher that wrote this may still be there; of one that was killed on another host nobody knows."""
+    here = status["host"] == this_host()
+    return status["state"] == "running" and (not here or is_alive(status["pid"], status["process_start"]))
 
 
 def settle_from_within(folder: Path, runs: Sequence[Run], seconds: float) -> None:

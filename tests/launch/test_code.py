@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mcl_lab.launch.code import commit_of, take_snapshot
+from mcl_lab.launch.code import CHANGES, CONFIG_DIR, commit_of, take_snapshot
 
 
 @pytest.fixture
@@ -82,3 +82,47 @@ def test_the_commit_and_what_differs_from_it(house, tmp_path):
     assert take_snapshot(house, tmp_path / "code") == clean
     assert (clean / "mcl_lab" / "x.py").read_text() == "x = 1"
     assert len(list((tmp_path / "code").iterdir())) == 2
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    house = tmp_path / "house"
+    (house / "conf").mkdir(parents=True)
+    (house / "run.py").write_text("pass\n")
+    (house / "conf" / "mine.yaml").write_text("uri: http://me:secret@host:5000\nä: 1\n", encoding="utf-8")
+    git = ["git", "-C", str(house), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "run.py"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    return house
+
+
+def test_a_folder_of_configs_that_holds_the_sweeps_and_data(checkout, tmp_path):
+    place = tmp_path / "place"
+    for path in ("network/a.yaml", "data/images.bin", "data/facts.yaml"):
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_text("x: 1\n")
+    snapshots = place / "runs" / "sweeps" / "one" / "code"
+    first = take_snapshot(checkout, snapshots, config_dir=place)
+    assert take_snapshot(checkout, snapshots, config_dir=place) == first  # it does not hold itself
+    found = {str(path.relative_to(first / CONFIG_DIR)) for path in (first / CONFIG_DIR).rglob("*") if path.is_file()}
+    assert found == {"network/a.yaml", "data/facts.yaml"}
+
+
+def test_no_password_and_no_wider_rights(checkout, tmp_path):
+    extra = tmp_path / "extra"
+    extra.mkdir()
+    (extra / "mine.yaml").write_text("uri: http://me:secret@host:5000\n")
+    for path in (extra / "mine.yaml", checkout / "conf" / "mine.yaml"):
+        path.chmod(0o400)
+    snapshot = take_snapshot(checkout, tmp_path / "code", config_dir=extra)
+    files = [path for path in snapshot.rglob("*") if path.is_file()]
+    assert not [path for path in files if "secret" in path.read_text(encoding="utf-8")]
+    assert "http://host:5000" in (snapshot / CONFIG_DIR / "mine.yaml").read_text()
+    assert {path.stat().st_mode & 0o777 for path in files if path.suffix == ".yaml"} == {0o400}
+
+
+def test_new_files_of_any_name_are_among_the_changes(checkout, tmp_path):
+    (checkout / "conf" / 'größe "1".yaml').write_text("here: 1\n")
+    (checkout / "run.py").write_text("pass\nchanged\n")
+    changes = (take_snapshot(checkout, tmp_path / "code") / CHANGES).read_text()
+    assert "+changed" in changes and "+here: 1" in changes

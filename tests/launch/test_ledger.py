@@ -200,3 +200,20 @@ def test_a_ledger_of_newer_code_is_left_alone(tmp_path):
     write_json(tmp_path / "ledger.json", {"format": 3, "runs": []})
     with pytest.raises(RunFailed, match="newer"):
         make_ledger(tmp_path)
+
+
+def test_slurm_is_asked_once_about_all_jobs_also_those_that_it_forgot(tmp_path):
+    asked = []
+
+    def ask(names):
+        asked.append(sorted(names))
+        return {}
+
+    ledger = Ledger(tmp_path, read=read_json, write=write_json, observe=lambda run: NOTHING, ask=ask)
+    jobs = [f"7_{number}" for number in range(20)]
+    runs = ledger.enter([make_run(job, Attempt(0, None, "", None, 5, job=job)) for job in jobs])
+    assert {now.state for _, now in ledger.standings(runs)} == {"lost"}
+    assert asked == [sorted(jobs)]
+    runs[0].attempts.append(Attempt(0, None, "", None, 6, job="8"))
+    ledger.standings(runs)
+    assert len(asked) == 2 and "8" in asked[1]

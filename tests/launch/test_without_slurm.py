@@ -1,0 +1,68 @@
+"""The SLURM launcher where there is no SLURM, and sweeps that say what it cannot do: one line each, and nothing is launched."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from runs import BASELINE, end, start
+
+SWEEP = [*BASELINE, "tracking=none", "-m", "sweep=s", "seed=0,1"]
+
+
+@pytest.fixture
+def call(tmp_path):
+    def call(*arguments):
+        tools = tmp_path / "tools"
+        tools.mkdir(exist_ok=True)
+        environment = os.environ | {"PATH": f"{tools}{os.pathsep}{Path(sys.executable).parent}"}
+        return end(start(arguments, tmp_path, env=environment))
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra/launcher=slurm"], "there is no sbatch here"),
+        (["hydra/launcher=slurm", "hydra.launcher.dry_run=true"], "there is no sbatch here"),
+        (["hydra/launcher=slurm", "hydra.launcher.time=10,20"], "hydra.launcher: must be the same"),
+        (["hydra/launcher=slurm", "hydra.launcher.sbatch=[--parsable]"], "--parsable is set by the launcher"),
+    ],
+)
+def test_refused(words, said, call, tmp_path):
+    ended = call(*words, *SWEEP)
+    assert ended.status == 2 and said in ended.err and len(ended.err.splitlines()) == 1, ended
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def queued(call, tmp_path):
+    """A sweep of which the ledger says that a job was submitted."""
+    folder = tmp_path / "runs" / "sweeps" / "s"
+    folder.mkdir(parents=True)
+    run = {"folder": "runs/r", "run_key": "k", "pair": "p", "loss": "l", "dataset": "d", "seed": 0, "epochs": 1}
+    attempt = {"pid": 0, "process_start": None, "host": "", "gpu": None, "started_ms": 1, "job": "12"}
+    run |= {"uses_gpu": False, "log": "r.log", "attempts": [attempt]}
+    launcher = {"settings": {}, "config_dir": None, "cwd": str(tmp_path)}
+    (folder / "ledger.json").write_text(json.dumps({"format": 2, "launcher": launcher, "runs": [run]}))
+    return folder
+
+
+def test_cancel(call, queued):
+    ended = call("task=sweep", "task.sweep=s", "task.action=cancel")
+    assert ended.status == 2 and "there is no" in ended.err and len(ended.err.splitlines()) == 1, ended
+
+
+def test_looked_at_from_elsewhere(queued, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    ended = end(start(["task=sweep", f"task.sweep={queued}"], elsewhere))
+    assert ended.status == 2 and f"was launched in {tmp_path}: go there" in ended.err, ended
+
+
+def test_not_trained_here_while_nobody_knows_what_slurm_does(call, queued, tmp_path):
+    ended = call(*BASELINE, "tracking=none", "-m", "sweep=s", "hydra.run.dir=runs/r")
+    assert ended.status == 1 and "nothing was launched" in ended.err, ended
+    assert not (tmp_path / "runs" / "r").exists()
