@@ -19,5 +19,7 @@ def visible_gpus() -> list[str]:
 
 
 def cpu_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use; in a task of SLURM those that it asked for, where nothing binds it to them."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(allowed, int(asked)) if asked.isdigit() else allowed

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,7 +129,7 @@ class SlurmLauncher:
         limit, arrays = _array_limit() if jobs else 1, []
         before()
         with (
-            _environment(credentials, [option for option in SITE if getattr(self, option, None)]),
+            _environment(credentials, {option for option in SITE if getattr(self, option, None)} | self.sbatch.keys()),
             _trial() if self.dry_run else nullcontext(ledger.folder / JOBS) as folder,
         ):
             executor = SlurmExecutor(folder, python=f"{shlex.quote(sys.executable)} -P")  # -P: never the code around
@@ -136,12 +137,13 @@ class SlurmLauncher:
                 # SLURM counts the parallelism of each array by itself: so one begins when the one before has ended
                 after = f"afterany:{arrays[-1].id}" if arrays and self.array_parallelism else None
                 executor.update_parameters(**self._parameters(name, gpus, code, after))
-                arrays.append(self._submit_array(executor, jobs[start : start + limit], done=start))
-                now = time.time_ns() // 1_000_000
-                for pack, job in zip(packs[start : start + limit], arrays[-1].jobs, strict=True):
-                    for run in pack:
-                        run.attempts.append(Attempt(0, None, "", None, now, job=job))
-                ledger.save()
+                with _undisturbed():  # what SLURM has taken, the ledger knows
+                    arrays.append(self._submit_array(executor, jobs[start : start + limit], done=start))
+                    now = time.time_ns() // 1_000_000
+                    for pack, job in zip(packs[start : start + limit], arrays[-1].jobs, strict=True):
+                        for run in pack:
+                            run.attempts.append(Attempt(0, None, "", None, now, job=job))
+                    ledger.save()
         return Submission(runs, arrays)
 
     def _submit_array(self, executor: SlurmExecutor, jobs: Sequence[Callable], *, done: int) -> "Array":
@@ -261,6 +263,16 @@ def _trial() -> Iterator[Path]:
             yield Path(folder)
         finally:
             os.environ["PATH"] = before
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that would end this process come after the body, Ctrl-C too, which sbatch is not to hear either."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -4,10 +4,10 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -22,7 +22,7 @@ from mcl_lab.config.targets import plugins
 from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.launch.code import CONFIG_DIR, take_snapshot
 from mcl_lab.launch.ledger import FILE_NAME as LEDGER
-from mcl_lab.launch.ledger import Ledger, Run
+from mcl_lab.launch.ledger import Ledger, Run, Standing
 from mcl_lab.launch.local import LocalLauncher
 from mcl_lab.tasks.closing import command_line, recording
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder, write_config
@@ -35,6 +35,10 @@ from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
 from mcl_lab.tracking.uri import credentials, network_warning, sqlite_file, stored_uri
 
+if TYPE_CHECKING:  # importing it takes submitit along
+    from mcl_lab.launch.slurm import SlurmLauncher
+
+LONGEST_WAIT = 10.0  # seconds for a store to be ready before jobs are submitted; runs are recorded in any case
 CODE = "code"  # the folder of snapshots in a sweep's
 CONFIGS = "configs.json"  # of the runs that were submitted, as YAML, by their folders
 
@@ -108,7 +112,7 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
             raise RunFailed("SLURM does not say what became of jobs of this sweep: nothing was launched")
         console.print(f"Sweep {sweep.name}: {len(runs)} runs; ledger {sweep.folder / LEDGER}", soft_wrap=True)
         record = _begin_record(sweep)
-        record.wait()
+        record.wait(sweep.tracking.wait)
         adoption = adopt(runs, sweep.folder, os.environ | sweep.credentials)
         try:
             with SweepScreen(console, sweep.name, ledger, runs) as show:
@@ -136,7 +140,7 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
         raise RunFailed(f"{message}; the same command tries them again")
 
 
-def _submit(sweep: Sweep, launcher, console: Console) -> None:
+def _submit(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
     """Hand the runs to SLURM; follow them when the launcher is told to wait."""
     from mcl_lab.launch.slurm import require_slurm
 
@@ -163,7 +167,7 @@ def _submit(sweep: Sweep, launcher, console: Console) -> None:
                 name=sweep.name,
                 code=code,
                 credentials=sweep.credentials,
-                before=record.wait,
+                before=lambda: record.wait(min(sweep.tracking.wait, LONGEST_WAIT)),
             )
         except BaseException as error:
             record.journal.status("failed", str(error))
@@ -186,7 +190,7 @@ def _submit(sweep: Sweep, launcher, console: Console) -> None:
             raise RunFailed(f"{message}; the same command submits them again")
 
 
-def _try_out(sweep: Sweep, launcher, console: Console) -> None:
+def _try_out(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
     """Ask SLURM about the jobs that would be submitted; nothing is written."""
     from mcl_lab.launch.slurm import require_slurm
 
@@ -206,12 +210,11 @@ def _try_out(sweep: Sweep, launcher, console: Console) -> None:
     for array in submission.arrays:
         console.print(array.script, highlight=False, markup=False, soft_wrap=True)
     jobs = sum(len(array.jobs) for array in submission.arrays)
-    console.print(
-        f"SLURM would take {len(submission.runs)} of {len(runs)} runs, in {jobs} {'job' if jobs == 1 else 'jobs'}; nothing was submitted."
-    )
+    taken = f"{len(submission.runs)} of {len(runs)} runs, in {jobs} {'job' if jobs == 1 else 'jobs'}"
+    console.print(f"SLURM would take {taken}; nothing was submitted.")
 
 
-def _job_maker(sweep: Sweep, launcher, code: Path):
+def _job_maker(sweep: Sweep, launcher: "SlurmLauncher", code: Path) -> Callable[[list[Run], bool], SlurmJob]:
     options = (f"--config-dir={code / CONFIG_DIR}",) if sweep.config_dir else ()
 
     def make_job(runs: list[Run], gpus: bool) -> SlurmJob:
@@ -232,7 +235,7 @@ def _begin_record(sweep: Sweep) -> SweepRecord:
     return record
 
 
-def _show_end(sweep: Sweep, console: Console, standings) -> None:
+def _show_end(sweep: Sweep, console: Console, standings: Sequence[tuple[Run, Standing]]) -> None:
     show_sweep(console, sweep.name, standings)
     report = ("report", command_line("task=report", f"task.sweep={as_typed(sweep.name)}"))
     for what, text in [report, *recording(sweep.config, sweep.folder)]:

@@ -48,9 +48,9 @@ class SweepRecord:
         self.journal.status("running")
         self.sender = start_sender(self.folder, self.tracking.uri)
 
-    def wait(self) -> None:
-        """Until MLflow has it, and with it schema and experiment, or says why not; for `tracking.wait` seconds at most."""
-        deadline = time.monotonic() + self.tracking.wait
+    def wait(self, seconds: float) -> None:
+        """Until MLflow has it, and with it schema and experiment, or says why not; for so long at most."""
+        deadline = time.monotonic() + seconds
         while self.sender is not None and time.monotonic() < deadline:
             delivery = read_delivery(self.folder, read_record(self.folder))
             if delivery["mlflow_run"] or delivery["error"]:
