@@ -135,7 +135,8 @@ class SlurmLauncher:
             executor = SlurmExecutor(folder, python=f"{shlex.quote(sys.executable)} -P")  # -P: never the code around
             for start in range(0, len(jobs), limit):
                 # SLURM counts the parallelism of each array by itself: so one begins when the one before has ended
-                after = f"afterany:{arrays[-1].id}" if arrays and self.array_parallelism else None
+                in_turn = arrays and self.array_parallelism and not self.dry_run
+                after = f"afterany:{arrays[-1].id}" if in_turn else None
                 executor.update_parameters(**self._parameters(name, gpus, code, after))
                 with _undisturbed():  # what SLURM has taken, the ledger knows
                     arrays.append(self._submit_array(executor, jobs[start : start + limit], done=start))

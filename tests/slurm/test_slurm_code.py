@@ -92,7 +92,9 @@ def test_a_sweep_longer_than_an_array_may_be(tmp_path, tmp_path_factory):
     try:
         desk = Desk(tmp_path, small.up())
         words = [*BASELINE, "tracking=none", "trainer.epochs=1", "hydra.launcher.array_parallelism=2"]
-        said = desk.run(*ONE_CORE, "-m", "sweep=long", *words, "seed=0,1,2,3,4")
+        words.append("seed=0,1,2,3,4")
+        assert "5 of 5 runs, in 5 jobs" in desk.run(*ONE_CORE, "-m", "sweep=long", *words, "hydra.launcher.dry_run=true")
+        said = desk.run(*ONE_CORE, "-m", "sweep=long", *words)
         assert "5 of 5 runs submitted in 5 jobs" in said
         standings = desk.wait("long", lambda runs: all("Dependency" in run["detail"] for run in runs[2:]))
         arrays = [run["job"].partition("_")[0] for run in standings]
