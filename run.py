@@ -26,6 +26,7 @@ from mcl_lab.config.sweeps import expand, split_names
 from mcl_lab.errors import InputError, Interrupted, RunFailed
 
 TRAIN = "mcl_lab.tasks.train.train"
+SLURM = "mcl_lab.launch.slurm.SlurmLauncher"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif several:
             run_several(argv, flags)
         else:
-            run_one(checked(overrides))
+            config = checked(overrides)
+            if config.task._target_ == TRAIN and config.hydra.launcher._target_ == SLURM:
+                raise InputError("hydra/launcher", "is for sweeps; for a job of one run add --multirun (-m)")
+            run_one(config)
     except InstantiationException as error:
         if not isinstance(error.__cause__, InputError | RunFailed):
             raise

@@ -19,6 +19,7 @@ from mcl_lab.launch.queue import Job, QueueSilent, ask
 FILE_NAME = "ledger.json"
 JOBS = "jobs"  # the folder of jobs in a sweep's, for what submitit writes as well
 FORMAT = 2
+KILLED = -9  # the exit status of a process that the system took away, for want of memory perhaps
 FRESH = 5.0  # seconds for which SLURM's answer is taken for the present
 
 State = Literal["waiting", "queued", "running", "finished", "cancelled", "failed", "lost", "unknown"]
@@ -246,7 +247,7 @@ def _submitted_standing(run: Run, seen: Seen, job: Job | QueueSilent | None, job
     if job is not None and job.pending:
         return "queued", name + (f": {job.reason}" if job.reason != "None" else "") + _progress(seen)
     if job is not None and job.active:
-        if status is not None and status > 0 and not is_stop(status):  # others of its job go on; a killed one starts again
+        if status not in (None, 0, KILLED) and not is_stop(status):  # others of its job go on; a killed one starts again
             return "failed", latest.last_words
         return "running", f"{name} on {job.nodes or latest.host}" + (f", GPU {latest.gpu}" if latest.gpu else "")
     if seen.alive and (job is None or seen.holder != job.number):  # somebody trains it outside of the sweep

@@ -95,6 +95,8 @@ class SlurmLauncher:
             raise InputError("hydra.launcher.gpus", f"must be a number, or as a100:1, not {gpus}")
         if not re.fullmatch(r"\d+|\d+-\d+(:\d+){0,2}|\d+(:\d+){1,2}", str(time)):
             raise InputError("hydra.launcher.time", f"must be minutes, H:MM:SS or D-HH:MM:SS, not {time}")
+        if (limit := _seconds(str(time))) <= warning:
+            raise InputError("hydra.launcher.warning", f"must be less than the {limit} seconds of hydra.launcher.time")
         if memory is not None and not re.fullmatch(r"\d+[KMGT]?", str(memory)):
             raise InputError("hydra.launcher.memory", f"must be megabytes, or as 16G, not {memory}")
         if self.runs_per_gpu > 1 and self._gpu_count == 0:
@@ -238,6 +240,17 @@ def _ask(command: Sequence[str]) -> subprocess.CompletedProcess:
         return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         raise RunFailed(f"SLURM does not answer: {command[0]} said nothing in {TIMEOUT:.0f} seconds") from None
+
+
+def _seconds(limit: str) -> int:
+    """A time limit as SLURM reads it: minutes, minutes:seconds, H:MM:SS, D-H, D-H:MM, D-H:MM:SS."""
+    days, dash, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash or len(parts) == 3:
+        hours, minutes, seconds = (parts + [0, 0])[:3]
+    else:
+        hours, (minutes, seconds) = 0, (parts + [0])[:2]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _option(line: str) -> tuple[str, str | bool]:

@@ -283,7 +283,10 @@ def _launcher(configs: Sequence[DictConfig]):
         raise InputError(
             "trainer.device", "in a sweep the launcher shares out GPUs: write cuda, and hydra.launcher.gpus=[1]"
         )
-    return hydra.utils.instantiate(configs[0].hydra.launcher)
+    launcher = hydra.utils.instantiate(configs[0].hydra.launcher)
+    if getattr(launcher, "gpus", None) == "0" and any(config.trainer.device == "cuda" for config in configs):
+        raise InputError("hydra.launcher.gpus", "must be 1 or more for trainer.device=cuda")
+    return launcher
 
 
 def _hash(configs: Sequence[DictConfig]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import Interrupted, RunFailed
-from mcl_lab.launch.ledger import JOBS, Ledger, Run, is_stop
+from mcl_lab.launch.ledger import JOBS, KILLED, Ledger, Run, is_stop
 from mcl_lab.launch.local import LocalLauncher
 from mcl_lab.tasks.folders import write_config
 from mcl_lab.tasks.standings import ledger_of
@@ -19,7 +19,6 @@ from mcl_lab.tracking.delivery import wait_sender
 from mcl_lab.tracking.processes import process_start, this_host
 
 LAST_WORDS = 10.0  # seconds that a job stays at most until its senders are done
-KILLED = -9  # the exit status of a process that the system took away, for want of memory perhaps
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,8 @@ def show_sweep(console: Console, name: str, standings: Sequence[tuple[Run, Stand
     console.print(sweep_table(f"Sweep {name}", standings))
     for run, standing in standings:
         if standing.state in ("failed", "lost", "unknown"):
-            console.print(f"{run.name} {standing.state}: {standing.detail}\n    log: {run.log}", soft_wrap=True)
+            log = f"\n    log: {run.log}" if Path(run.log).exists() else ""
+            console.print(f"{run.name} {standing.state}: {standing.detail}{log}", soft_wrap=True)
 
 
 def sweep_table(title: str, standings: Sequence[tuple[Run, Standing]]) -> Table:

@@ -32,7 +32,10 @@ def in_a_file(width=100):
     return Console(file=io.StringIO(), width=width)
 
 
-def test_all_runs_and_why_some_failed(ledger):
+def test_all_runs_and_why_some_failed(ledger, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "bad.log").touch()
     console = in_a_file()
     show_sweep(console, "mine", [(run, ledger.standing(run)) for run in ledger.runs])
     lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]

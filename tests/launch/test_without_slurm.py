@@ -28,12 +28,24 @@ def call(tmp_path):
         (["hydra/launcher=slurm"], "there is no sbatch here"),
         (["hydra/launcher=slurm", "hydra.launcher.dry_run=true"], "there is no sbatch here"),
         (["hydra/launcher=slurm", "hydra.launcher.time=10,20"], "hydra.launcher: must be the same"),
+        (["hydra/launcher=slurm", "hydra.launcher.time=2"], "hydra.launcher.warning: must be less than the 120 seconds"),
+        (["hydra/launcher=slurm", "hydra.launcher.time=0:01:59"], "less than the 119 seconds"),
+        (["hydra/launcher=slurm_cpu", "trainer.device=cuda"], "hydra.launcher.gpus: must be 1 or more"),
+        (["hydra/launcher=slurm", "hydra.launcher.gpus=many"], "hydra.launcher.gpus: must be a number"),
+        (["hydra/launcher=slurm", "hydra.launcher.memory=lots"], "hydra.launcher.memory: must be megabytes"),
+        (["hydra/launcher=slurm_cpu", "hydra.launcher.runs_per_gpu=2"], "hydra.launcher.runs_per_gpu: needs"),
         (["hydra/launcher=slurm", "hydra.launcher.sbatch=[--parsable]"], "--parsable is set by the launcher"),
     ],
 )
 def test_refused(words, said, call, tmp_path):
     ended = call(*words, *SWEEP)
     assert ended.status == 2 and said in ended.err and len(ended.err.splitlines()) == 1, ended
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_run_is_not_trained_on_the_login_node(call, tmp_path):
+    ended = call("hydra/launcher=slurm", *BASELINE, "tracking=none")
+    assert ended.status == 2 and "--multirun" in ended.err and len(ended.err.splitlines()) == 1, ended
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,11 +1,13 @@
 """Jobs that somebody cancels, launchers that are killed while they wait: the table tells the truth, and the same command goes on."""
 
 import os
+import shutil
 import signal
 import time
 
 import pytest
 from desk import LONG, ONE_CORE, Desk
+from runs import start
 
 pytestmark = pytest.mark.full
 FOUR = ["trainer.device=auto", "seed=0,1,2,3", "hydra.launcher.array_parallelism=2"]
@@ -134,3 +136,27 @@ def test_variables_of_sbatch_do_not_get_around_the_settings(desk):
 def test_settings_of_slurm_are_the_same_for_all_runs(desk):
     ended = desk.call(*ONE_CORE, "-m", *LONG, "hydra.launcher.time=10,20")
     assert ended.status == 2 and "hydra.launcher: must be the same" in ended.err
+
+
+def test_interrupted_while_sbatch_takes_its_time(desk):
+    """What SLURM took is in the ledger, and is not submitted twice."""
+    slow = desk.folder / "bin" / "sbatch"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/bash\ntouch {desk.folder}/asked\nsleep 2\nexec {shutil.which("sbatch")} "$@"\n')
+    slow.chmod(0o755)
+    path = desk.environment["PATH"]
+    desk.environment |= {"PATH": f"{slow.parent}:{path}"}
+    command = [*ONE_CORE, "-m", "sweep=two", *LONG, "seed=0,1", "hydra.launcher.sbatch=[--hold]"]
+    launching = start(command, desk.folder, env=desk.environment, start_new_session=True)
+    until = time.monotonic() + 60
+    while not (desk.folder / "asked").exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.killpg(launching.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+    out, err = launching.communicate(timeout=60)
+    desk.environment |= {"PATH": path}
+    assert launching.returncode == 130, err
+    assert {run["state"] for run in desk.standings("two")} == {"queued"}
+    assert "0 of 2 runs submitted" in desk.run(*command)
+    desk.run("task=sweep", "task.sweep=two", "task.action=cancel")
+    desk.wait_for_queue()
