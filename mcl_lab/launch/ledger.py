@@ -32,7 +32,7 @@ class Attempt:
 
     `gpu`: what it was given, None for a CPU. `exit_status` and `ended_ms` are None while it runs, and for ever when its
     launcher was gone at its end; a status below 0 is the signal that killed it. `job`: SLURM's id, `12_3` for the third
-    of an array, None for a process of this machine's launcher.
+    of an array, None for a process of this machine's launcher; `sweep`: the folder of another sweep that submitted it.
     """
 
     pid: int
@@ -44,6 +44,7 @@ class Attempt:
     exit_status: int | None = None
     last_words: str = ""  # the last line that it printed
     job: str | None = None
+    sweep: str | None = None
 
 
 @dataclass
@@ -166,7 +167,7 @@ class Ledger:
         job = self._job(run.latest.job)  # first: a run that ends meanwhile has left its last word when it is looked for
         self._hear(run)
         seen = self._observe(run)
-        return Standing(*_submitted_standing(run, seen, job, self.folder / JOBS), seen)
+        return Standing(*_submitted_standing(run, seen, job, Path(run.latest.sweep or self.folder) / JOBS), seen)
 
     def refresh(self) -> None:
         """Take over what another process has written of the runs since."""
@@ -198,12 +199,12 @@ class Ledger:
 
     def _hear(self, run: Run) -> None:
         """Take over the attempts that the run's latest job has noted."""
-        job = run.latest.job
-        noted = _runs_in(self._read(self.folder / JOBS / job / FILE_NAME))
+        job, sweep = run.latest.job, run.latest.sweep
+        noted = _runs_in(self._read(Path(sweep or self.folder) / JOBS / job / FILE_NAME))
         attempts = [attempt for other in noted if other.folder == run.folder for attempt in other.attempts]
         if attempts:
             for attempt in attempts:
-                attempt.job = job
+                attempt.job, attempt.sweep = job, sweep
             run.attempts = [attempt for attempt in run.attempts if attempt.job != job] + attempts
 
 

@@ -1,5 +1,6 @@
 """Launching a sweep: here, as processes of this machine, or as jobs of SLURM."""
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mcl_lab.config.compose import CONF, run_folder
-from mcl_lab.config.key import differences, pair_name, run_key
+from mcl_lab.config.key import differences, run_key
 from mcl_lab.config.plain import plain
 from mcl_lab.config.stored import to_yaml
 from mcl_lab.config.sweeps import as_typed
@@ -22,14 +23,14 @@ from mcl_lab.config.targets import plugins
 from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.launch.code import CONFIG_DIR, take_snapshot
 from mcl_lab.launch.ledger import FILE_NAME as LEDGER
-from mcl_lab.launch.ledger import Ledger, Run, Standing
+from mcl_lab.launch.ledger import GOING_ON, Ledger, Run, Standing
 from mcl_lab.launch.local import LocalLauncher
 from mcl_lab.tasks.closing import command_line, recording
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder, write_config
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.slurm_job import SlurmJob
-from mcl_lab.tasks.standings import ledger_of
-from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, is_launching, launching, outcome, settle
+from mcl_lab.tasks.standings import ledger_of, run_of
+from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, is_launching, launching, outcome, settle, states_in
 from mcl_lab.tasks.sweep_screen import SweepScreen, follow, show_submission, show_sweep
 from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
@@ -130,7 +131,7 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
                 show_sweep(console, sweep.name, ledger.standings(runs))
             raise
         standings = ledger.standings(runs)
-        state, message = outcome(sweep.name, standings)
+        state, message = outcome(sweep.name, states_in(standings))
         record.journal.status(state, message)
         if adoption:
             with suppress(subprocess.TimeoutExpired):
@@ -175,7 +176,7 @@ def _submit(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
         record.journal.status("submitted")
     ledger.ask_again()
     standings = ledger.standings(runs)
-    settle(sweep.folder, standings)  # if nothing was to be done
+    settle(sweep.folder, states_in(standings))  # if nothing was to be done
     show_submission(console, ledger, submission, standings)
     if sweep.tracking.uri and (file := sqlite_file(stored_uri(sweep.tracking.uri))):
         note = network_warning(sweep.tracking.uri)
@@ -184,9 +185,9 @@ def _submit(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
     if launcher.wait:
         follow(console, ledger, runs, lambda: is_launching(sweep.folder))
         standings = ledger.standings(runs)
-        settle(sweep.folder, standings)
+        settle(sweep.folder, states_in(standings))
         _show_end(sweep, console, standings)
-        if message := outcome(sweep.name, standings)[1]:
+        if message := outcome(sweep.name, states_in(standings))[1]:
             raise RunFailed(f"{message}; the same command submits them again")
 
 
@@ -196,7 +197,7 @@ def _try_out(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
 
     require_slurm()
     ledger = ledger_of(sweep.folder, saved=False)
-    runs = ledger.enter(_run(sweep, folder) for folder in sweep.configs)
+    runs = ledger.enter(run_of(config, folder, sweep.folder) for folder, config in sweep.configs.items())
     code = sweep.folder.absolute() / CODE / "SNAPSHOT"
     submission = launcher.submit(
         ledger,
@@ -225,8 +226,21 @@ def _job_maker(sweep: Sweep, launcher: "SlurmLauncher", code: Path) -> Callable[
 
 
 def _enter(sweep: Sweep) -> tuple[Ledger, list[Run]]:
+    """The sweep's ledger with its runs, and with the jobs that other sweeps beside it have in SLURM's queue for the same."""
     ledger = ledger_of(sweep.folder)
-    return ledger, ledger.enter(_run(sweep, folder) for folder in sweep.configs)
+    runs = ledger.enter(run_of(config, folder, sweep.folder) for folder, config in sweep.configs.items())
+    for path in sweep.folder.parent.glob(f"*/{LEDGER}"):
+        if path.parent == sweep.folder:
+            continue
+        other = ledger_of(path.parent)
+        theirs = {run.folder: run for run in other.runs if run.latest and run.latest.job}
+        for run in runs:
+            shared = theirs.get(run.folder)
+            if shared and other.standing(shared).state in GOING_ON and ledger.standing(run).state not in GOING_ON:
+                job = dataclasses.replace(shared.latest, sweep=shared.latest.sweep or str(path.parent.absolute()))
+                run.attempts.append(job)
+    ledger.save()
+    return ledger, runs
 
 
 def _begin_record(sweep: Sweep) -> SweepRecord:
@@ -240,21 +254,6 @@ def _show_end(sweep: Sweep, console: Console, standings: Sequence[tuple[Run, Sta
     report = ("report", command_line("task=report", f"task.sweep={as_typed(sweep.name)}"))
     for what, text in [report, *recording(sweep.config, sweep.folder)]:
         console.print(f"{what:<12}  {text}", soft_wrap=True)
-
-
-def _run(sweep: Sweep, folder: Path) -> Run:
-    config = sweep.configs[folder]
-    return Run(
-        folder=str(folder),
-        run_key=run_key(config),
-        pair=pair_name(config),
-        loss=str(config.loss.name),
-        dataset=str(config.data.name),
-        seed=config.seed,
-        epochs=config.trainer.epochs,
-        uses_gpu=config.trainer.device != "cpu",
-        log=str(sweep.folder / "logs" / f"{folder.name}.log"),
-    )
 
 
 def _by_folder(configs: Sequence[DictConfig]) -> dict[Path, DictConfig]:

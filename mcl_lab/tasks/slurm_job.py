@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcl_lab.config.stored import parse_config
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import Interrupted, RunFailed
 from mcl_lab.launch.ledger import JOBS, KILLED, Ledger, Run, is_stop
 from mcl_lab.launch.local import LocalLauncher
 from mcl_lab.tasks.folders import write_config
-from mcl_lab.tasks.standings import ledger_of
+from mcl_lab.tasks.standings import ledger_of, run_of
 from mcl_lab.tasks.sweep_record import RUN, settle_from_within
 from mcl_lab.tracking.delivery import wait_sender
 from mcl_lab.tracking.processes import process_start, this_host
@@ -23,7 +24,8 @@ LAST_WORDS = 10.0  # seconds that a job stays at most until its senders are done
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """Called in a job, where it was pickled at submission; every start of the job goes on with what is not finished.
+    """Called in a job, as it was pickled at submission; every start of the job goes on with what is not finished. It relies
+    on nothing that newer code may have written since.
 
     sweep: the sweep's folder. configs: the config of each run, as YAML, by the run's folder. options: of run.py.
     gpus: whether the job has any. restarts: how often a run that was killed is started again.
@@ -44,11 +46,8 @@ class SlurmJob:
         folder = sweep / JOBS / job_name()
         folder.mkdir(parents=True, exist_ok=True)
         ledger = ledger_of(folder)
-        all_runs = ledger_of(sweep).runs
-        runs = [run for run in all_runs if run.folder in self.configs]
-        for run in runs:
-            run.attempts = []  # of this job alone
-        runs = ledger.enter(runs)
+        configs = {Path(place): parse_config(text, folder, "sweep") for place, text in self.configs.items()}
+        runs = ledger.enter(run_of(config, place, sweep) for place, config in configs.items())
         try:
             self._train(ledger, runs)
         except Interrupted as stop:
@@ -56,7 +55,7 @@ class SlurmJob:
             print(f"mcl_lab: stopped by {name}, the state is saved", file=sys.stderr, flush=True)
             sys.exit(stop.status)
         finally:
-            settle_from_within(sweep, all_runs, LAST_WORDS)
+            settle_from_within(sweep, LAST_WORDS)
         until = time.monotonic() + LAST_WORDS
         for run in runs:  # their senders have more to deliver perhaps, of jobs that ended before, and end with this one
             wait_sender(run.folder, until - time.monotonic())

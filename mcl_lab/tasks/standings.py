@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from omegaconf import DictConfig
+
+from mcl_lab.config.key import pair_name, run_key
 from mcl_lab.launch.ledger import Ledger, Run, Seen
 from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.journal import is_finished, read_last_epoch, read_status
@@ -12,6 +15,21 @@ from mcl_lab.tracking.processes import is_alive, this_host
 def ledger_of(folder: Path, *, saved: bool = True) -> Ledger:
     """The ledger in a sweep's folder, or in a job's; not `saved`: what is changed in it stays in memory."""
     return Ledger(folder, read=read_json, write=write_json if saved else _forget, observe=observe)
+
+
+def run_of(config: DictConfig, folder: Path, sweep: Path) -> Run:
+    """A run of that config in that folder, as the ledger of a sweep has it; sweep: the sweep's folder."""
+    return Run(
+        folder=str(folder),
+        run_key=run_key(config),
+        pair=pair_name(config),
+        loss=str(config.loss.name),
+        dataset=str(config.data.name),
+        seed=config.seed,
+        epochs=config.trainer.epochs,
+        uses_gpu=config.trainer.device != "cpu",
+        log=str(sweep / "logs" / f"{folder.name}.log"),
+    )
 
 
 def observe(run: Run) -> Seen:

@@ -13,7 +13,7 @@ from mcl_lab.tasks.folders import sweep_folder
 from mcl_lab.tasks.launching import CONFIGS, launch
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.standings import ledger_of
-from mcl_lab.tasks.sweep_record import is_launching, settle
+from mcl_lab.tasks.sweep_record import is_launching, settle, states_in
 from mcl_lab.tasks.sweep_screen import as_json, follow, show_sweep
 from mcl_lab.tracking.files import read_json
 from mcl_lab.tracking.uri import stored_uri
@@ -52,7 +52,7 @@ def sweep(
             _resubmit(ledger, config.tracking.uri)
             return
     standings = ledger.standings(ledger.runs)
-    settle(folder, standings)
+    settle(folder, states_in(standings))
     if format == "json":
         print(json.dumps(as_json(standings), indent=2))
     else:

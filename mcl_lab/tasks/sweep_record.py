@@ -11,9 +11,10 @@ from pathlib import Path
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import RunFailed
-from mcl_lab.launch.ledger import GOING_ON, Run, Standing
+from mcl_lab.launch.ledger import FILE_NAME as LEDGER
+from mcl_lab.launch.ledger import GOING_ON, Run, Standing, State
 from mcl_lab.tracking.delivery import is_delivered, read_delivery, wait_delivered
-from mcl_lab.tracking.files import exclusive, write_json
+from mcl_lab.tracking.files import exclusive, read_json, write_json
 from mcl_lab.tracking.journal import RECORD, Journal, is_finished, read_record, read_status
 from mcl_lab.tracking.processes import is_alive, this_host
 from mcl_lab.tracking.recorded import KIND_TAG
@@ -79,20 +80,33 @@ def is_launching(folder: Path) -> bool:
         return not alone
 
 
-def settle(folder: Path, standings: Sequence[tuple[Run, Standing]]) -> None:
-    """Bring the record of a submitted sweep up to date once nothing of it goes on any more: nobody waits for it to."""
-    if any(now.state in GOING_ON for _, now in standings):
+def settle(folder: Path, states: Sequence[State]) -> None:
+    """Bring the record of a submitted sweep up to date once none of its runs goes on any more: nobody waits for it to."""
+    if any(state in GOING_ON for state in states):
         return
     with exclusive(folder / LOCK, wait=False) as alone:
         status = read_status(folder)
         if not alone or status is None or _is_at_work(status):  # a launcher says how it stands
             return
-        state, message = outcome(folder.name, standings)
+        state, message = outcome(folder.name, states)
         if status["state"] == "interrupted" and state != "finished":  # that says more
             return
         if (status["state"], status["message"]) != (state, message):
             Journal(folder).status(state, message)
             start_sender(folder)
+
+
+def settle_from_within(folder: Path, seconds: float) -> None:
+    """As `settle`, for jobs when they end, many perhaps: the first run that has not ended answers, and SLURM is not asked.
+    Waits at most `seconds` until it is recorded: a sender dies with its job."""
+    states = []
+    for run in (read_json(folder / LEDGER) or {}).get("runs", []):
+        status = read_status(run["folder"])
+        if status is None or status["state"] not in ("finished", "failed"):
+            return
+        states.append(status["state"])
+    settle(folder, states)
+    wait_delivered(folder, seconds)
 
 
 def _is_at_work(status: dict) -> bool:
@@ -101,25 +115,16 @@ def _is_at_work(status: dict) -> bool:
     return status["state"] == "running" and (not here or is_alive(status["pid"], status["process_start"]))
 
 
-def settle_from_within(folder: Path, runs: Sequence[Run], seconds: float) -> None:
-    """As `settle`, for jobs when they end, many perhaps: the first run that has not ended answers, and SLURM is not asked.
-    Waits at most `seconds` until it is recorded: a sender dies with its job."""
-    said = []
-    for run in runs:
-        status = read_status(run.folder)
-        if status is None or status["state"] not in ("finished", "failed"):
-            return
-        said.append((run, Standing(status["state"], "", None)))
-    settle(folder, said)
-    wait_delivered(folder, seconds)
+def states_in(standings: Sequence[tuple[Run, Standing]]) -> list[State]:
+    return [standing.state for _, standing in standings]
 
 
-def outcome(name: str, standings: Sequence[tuple[Run, Standing]]) -> tuple[str, str]:
+def outcome(name: str, states: Sequence[State]) -> tuple[str, str]:
     """What is to be said of a sweep whose runs stand so: finished, or failed and how many."""
-    unfinished = sum(standing.state != "finished" for _, standing in standings)
+    unfinished = sum(state != "finished" for state in states)
     if unfinished == 0:
         return "finished", ""
-    return "failed", f"{unfinished} of {len(standings)} runs of sweep {name} are not finished"
+    return "failed", f"{unfinished} of {len(states)} runs of sweep {name} are not finished"
 
 
 def adopt(runs: Sequence[Run], sweep: Path, environment: Mapping[str, str]) -> subprocess.Popen | None:

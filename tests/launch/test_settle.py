@@ -5,16 +5,8 @@ import subprocess
 
 import pytest
 
-from mcl_lab.launch.ledger import Run, Seen, Standing
 from mcl_lab.tasks.sweep_record import settle
 from mcl_lab.tracking.journal import STATUS, Journal, read_status
-
-RUN = Run("runs/r", "r", "p", "lmcl", "digits", 0, 1, True, "r.log")
-
-
-def standings(*states):
-    return [(RUN, Standing(state, "", Seen(False, None, "", 0, 0, []))) for state in states]
-
 
 def sign_by_gone(folder, **changes):
     process = subprocess.Popen(["true"])
@@ -37,16 +29,16 @@ def sign_by_gone(folder, **changes):
 )
 def test_settle(before, states, after, tmp_path):
     Journal(tmp_path).status(before)
-    settle(tmp_path, standings(*states))
+    settle(tmp_path, states)
     assert read_status(tmp_path)["state"] == after
 
 
 def test_a_launcher_that_was_killed(tmp_path):
     Journal(tmp_path).status("running")
     sign_by_gone(tmp_path, host="another")
-    settle(tmp_path, standings("finished"))
+    settle(tmp_path, ["finished"])
     assert read_status(tmp_path)["state"] == "running"  # it may be there
     Journal(tmp_path).status("running")
     sign_by_gone(tmp_path)
-    settle(tmp_path, standings("finished"))
+    settle(tmp_path, ["finished"])
     assert read_status(tmp_path)["state"] == "finished"

@@ -160,3 +160,16 @@ def test_interrupted_while_sbatch_takes_its_time(desk):
     assert "0 of 2 runs submitted" in desk.run(*command)
     desk.run("task=sweep", "task.sweep=two", "task.action=cancel")
     desk.wait_for_queue()
+
+
+def test_a_run_of_two_sweeps_has_one_job(desk):
+    hold = ["hydra.launcher.sbatch=[--hold]", *LONG, "trainer.epochs=2"]
+    desk.submit("a", *hold, "seed=0,1")
+    assert "1 of 2 runs submitted" in desk.run(*ONE_CORE, "-m", "sweep=b", *hold, "seed=1,2")
+    shared = desk.standings("b")[0]
+    assert (shared["state"], shared["job"]) == ("queued", desk.standings("a")[1]["job"])
+    desk.cluster.run("scontrol", "release", *desk.cluster.jobs())
+    desk.wait_all("b")
+    desk.wait_all("a")
+    assert [run["attempts"] for name in "ab" for run in desk.standings(name)] == [1] * 4
+    assert desk.standings("b")[0]["host"] == desk.standings("a")[1]["host"] != ""
