@@ -15,7 +15,7 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser  # the only list of Hydra's flags
 from hydra.errors import HydraException, InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mcl_lab.config.check import check
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_several(argv, flags)
         else:
             config = checked(overrides)
-            if config.task._target_ == TRAIN and config.hydra.launcher._target_ == SLURM:
+            if config.task._target_ == TRAIN and is_for_slurm(config):
                 raise InputError("hydra/launcher", "is for sweeps; for a job of one run add --multirun (-m)")
             run_one(config)
     except InstantiationException as error:
@@ -117,6 +117,8 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
 
         launch(configs, name="_".join(names) or None, argv=argv, config_dir=config_dir)
         return
+    if any(map(is_for_slurm, configs)):
+        raise InputError("hydra/launcher", "submits task=train alone; leave it out to do this here")
     failed = []
     for config in configs:
         try:
@@ -128,6 +130,10 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
             failed.append(error)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(configs)} failed")
+
+
+def is_for_slurm(config: DictConfig) -> bool:
+    return OmegaConf.select(config, "hydra.launcher._target_") == SLURM
 
 
 def all_checked(runs: Sequence[Sequence[str]]) -> list[DictConfig]:

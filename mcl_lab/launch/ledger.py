@@ -171,7 +171,10 @@ class Ledger:
 
     def refresh(self) -> None:
         """Take over what another process has written of the runs since."""
-        changed = (self.folder / FILE_NAME).stat().st_mtime_ns
+        try:
+            changed = (self.folder / FILE_NAME).stat().st_mtime_ns
+        except OSError:  # a file system that stumbled
+            return
         if changed == self._changed:
             return
         self._changed = changed
@@ -189,12 +192,12 @@ class Ledger:
     def _job(self, name: str) -> Job | QueueSilent | None:
         """What SLURM says of a job, by asking about all of the ledger's at once; None for one that it does not know."""
         if time.monotonic() - self._asked > FRESH or name not in self._asked_for:
-            names = [run.latest.job for run in self.runs if run.latest and run.latest.job]
+            names = sorted({name, *(run.latest.job for run in self.runs if run.latest and run.latest.job)})
             try:
                 self._jobs = self._ask(names)
             except QueueSilent as silent:
                 self._jobs = silent
-            self._asked, self._asked_for = time.monotonic(), frozenset([name, *names])
+            self._asked, self._asked_for = time.monotonic(), frozenset(names)
         return self._jobs if isinstance(self._jobs, QueueSilent) else self._jobs.get(name)
 
     def _hear(self, run: Run) -> None:
@@ -254,7 +257,7 @@ def _submitted_standing(run: Run, seen: Seen, job: Job | QueueSilent | None, job
     if seen.alive and (job is None or seen.holder != job.number):  # somebody trains it outside of the sweep
         return "running", ""
     if status and not is_stop(status) or began and seen.state == "failed":
-        return _standing(run, seen)
+        return _standing(run, seen._replace(alive=False))
     if job is None or began and job.unrecorded:
         return "lost", f"SLURM does not know {name} any more{_progress(seen)}"
     if job.cancelled:

@@ -52,7 +52,7 @@ class SlurmJob:
             self._train(ledger, runs)
         except Interrupted as stop:
             name = signal.Signals(stop.status - 128).name
-            print(f"mcl_lab: stopped by {name}, the state is saved", file=sys.stderr, flush=True)
+            print(f"mcl_lab: stopped by {name}", file=sys.stderr, flush=True)
             sys.exit(stop.status)
         finally:
             settle_from_within(sweep, LAST_WORDS)

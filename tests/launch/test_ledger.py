@@ -97,6 +97,8 @@ def job(state, reason="None", nodes=""):
         (in_job(0), {"state": "finished"}, None, "finished", "job 7_3"),
         (in_job(1, "boom"), {"state": "failed"}, job("FAILED"), "failed", "boom"),
         (in_job(1, "boom"), {"state": "failed"}, job("CANCELLED"), "failed", "boom"),
+        (in_job(1, "boom"), {"alive": True, "holder": "8", "state": "failed"}, job("FAILED"), "failed", "boom"),
+        (in_job(-11, "killed by SIGSEGV"), {"state": "running"}, job("RUNNING"), "failed", "killed by SIGSEGV"),
         (in_job(-9, "killed by SIGKILL"), {"state": "running"}, job("FAILED"), "failed", "killed by SIGKILL"),
         (in_job(143), {"state": "interrupted", "epochs": 1}, job("CANCELLED"), "cancelled", "job 7_3 after epoch 1"),
         (BEGAN, {"state": "running", "epochs": 1}, job("CANCELLED"), "cancelled", "job 7_3 after epoch 1"),

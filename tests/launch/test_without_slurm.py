@@ -43,6 +43,11 @@ def test_refused(words, said, call, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_other_tasks_are_not_submitted(call):
+    ended = call("hydra/launcher=slurm", "task=summary", "pair=resnet8,resnet20", "-m")
+    assert ended.status == 2 and "task=train alone" in ended.err and len(ended.err.splitlines()) == 1, ended
+
+
 def test_one_run_is_not_trained_on_the_login_node(call, tmp_path):
     ended = call("hydra/launcher=slurm", *BASELINE, "tracking=none")
     assert ended.status == 2 and "--multirun" in ended.err and len(ended.err.splitlines()) == 1, ended
