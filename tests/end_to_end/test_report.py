@@ -201,7 +201,7 @@ def test_a_record_of_older_code_is_left_out_and_named(call, trained):
 def test_a_run_that_other_code_goes_on_with_names_both(monkeypatch):
     begun = {"run_key": "0", "tags": {"pair": "resnet8", "git_commit": "a" * 40}}
     for commit, named in (("a", "a"), ("b", "a then b"), ("b", "a then b"), ("a", "a then b then a")):
-        monkeypatch.setattr(records, "git_commit", lambda commit=commit: commit * 40)
+        monkeypatch.setattr(records, "commit_of", lambda house, commit=commit: commit * 40)
         begun = records.going_on(begun)
         expected = " then ".join(letter * 40 for letter in named.split(" then "))
         assert begun == {"run_key": "0", "tags": {"pair": "resnet8", "git_commit": expected}}
