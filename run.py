@@ -23,10 +23,8 @@ from mcl_lab.config.compose import CONF, compose
 from mcl_lab.config.several import compose_several
 from mcl_lab.config.stored import resumed
 from mcl_lab.config.sweeps import expand, split_names
+from mcl_lab.config.targets import SLURM, TRAIN
 from mcl_lab.errors import InputError, Interrupted, RunFailed
-
-TRAIN = "mcl_lab.tasks.train.train"
-SLURM = "mcl_lab.launch.slurm.SlurmLauncher"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_several(argv, flags)
         else:
             config = checked(overrides)
-            if config.task._target_ == TRAIN and is_for_slurm(config):
-                raise InputError("hydra/launcher", "is for sweeps; for a job of one run add --multirun (-m)")
+            if is_for_slurm(config):
+                refuse_slurm(config, "is for sweeps; for a job of one run add --multirun (-m)")
             run_one(config)
     except InstantiationException as error:
         if not isinstance(error.__cause__, InputError | RunFailed):
@@ -117,8 +115,8 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
 
         launch(configs, name="_".join(names) or None, argv=argv, config_dir=config_dir)
         return
-    if any(map(is_for_slurm, configs)):
-        raise InputError("hydra/launcher", "submits task=train alone; leave it out to do this here")
+    for config in filter(is_for_slurm, configs):
+        refuse_slurm(config, "submits either task=train or nothing")
     failed = []
     for config in configs:
         try:
@@ -134,6 +132,11 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
 
 def is_for_slurm(config: DictConfig) -> bool:
     return OmegaConf.select(config, "hydra.launcher._target_") == SLURM
+
+
+def refuse_slurm(config: DictConfig, message: str) -> None:
+    other = "submits task=train alone; leave it out to do this here"
+    raise InputError("hydra/launcher", message if config.task._target_ == TRAIN else other)
 
 
 def all_checked(runs: Sequence[Sequence[str]]) -> list[DictConfig]:

@@ -85,4 +85,3 @@ def _with_values(shared: bytes, typed: Sequence[Override], values: Sequence[Over
 @functools.lru_cache(maxsize=100_000)
 def _parsed(word: str) -> Override:
     return parse([word])[0]
-

@@ -12,6 +12,8 @@ from pathlib import Path
 from mcl_lab.config.nearest import nearest
 from mcl_lab.errors import InputError
 
+TRAIN = "mcl_lab.tasks.train.train"
+SLURM = "mcl_lab.launch.slurm.SlurmLauncher"
 PLUGINS_VARIABLE = "MCL_LAB_PLUGINS"
 
 # One name after these and no more: `torch.nn.Linear` yes, `torch.nn.utils.x.y` no.

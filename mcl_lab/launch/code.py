@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -33,11 +34,11 @@ def commit_of(house: Path) -> str:
 
 def take_snapshot(house: Path, into: Path, *, plugins: Iterable[str] = (), config_dir: Path | None = None) -> Path:
     """Copy the code in `house`, packages of plugins by their names and a folder of configs into a folder in `into` that is
-    named by what it holds, and return it; one that is there already is used again.
+    named by what it holds, and return it; one that is there already, unchanged, is used again.
 
     Beside the code lie snapshot.json, which names its commit, and changes.diff, how it differs from that. A plugin that is
-    installed like a library is left where it is. Of the folder of configs only YAML files are taken, and user and password
-    are taken out of URIs in any. Raises OSError.
+    installed like a library is left where it is. Of the folder of configs only YAML files are taken. User and password are
+    taken out of URIs in YAML files and in changes.diff. Raises OSError.
     """
     sources = {part: house / part for part in PARTS if (house / part).exists()}
     tops = {name.partition(".")[0] for name in plugins}
@@ -46,21 +47,22 @@ def take_snapshot(house: Path, into: Path, *, plugins: Iterable[str] = (), confi
     if config_dir:
         found = _files(CONFIG_DIR, config_dir, into)
         files |= {name: path for name, path in found.items() if name.endswith(".yaml")}
-    notes = {RECORD: json.dumps({"commit": commit_of(house)}) + "\n", CHANGES: _without_credentials(_changes(house))}
-    folder = into / _digest(files, notes)
-    if folder.exists():
+    contents = {name: _content(path) for name, path in files.items()}
+    contents[RECORD] = (json.dumps({"commit": commit_of(house)}) + "\n").encode()
+    contents[CHANGES] = _without_credentials(_changes(house).encode(errors="replace"))
+    folder = into / _digest(contents)
+    if folder.exists() and _contents(folder) == contents:
         return folder
-    unfinished = into / f".{folder.name}.{os.getpid()}"
-    for name, path in files.items():
+    if folder.exists():  # somebody has changed it, and jobs may rely on that
+        folder = into / f"{folder.name}-{uuid.uuid4().hex[:8]}"
+    unfinished = into / f".{folder.name}"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    for name, content in contents.items():
         target = unfinished / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith(".yaml"):
-            target.write_text(_without_credentials(path.read_text(encoding="utf-8")), encoding="utf-8")
-        else:
-            shutil.copyfile(path, target)
-        shutil.copymode(path, target)  # what is not for everybody stays so
-    for name, text in notes.items():
-        (unfinished / name).write_text(text, encoding="utf-8")
+        target.write_bytes(content)
+        if name in files:
+            shutil.copymode(files[name], target)  # what is not for everybody stays so
     unfinished.rename(folder)
     return folder
 
@@ -86,8 +88,13 @@ def _files(part: str, place: Path, snapshots: Path) -> dict[str, Path]:
     return found
 
 
-def _without_credentials(text: str) -> str:
-    return re.sub(r"://[^/\s'\"]*@", "://", text)
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    return _without_credentials(content) if path.suffix == ".yaml" else content
+
+
+def _without_credentials(text: bytes) -> bytes:
+    return re.sub(rb"://[^/\s'\"]*@", b"://", text)
 
 
 def _own_package(name: str) -> Path | None:
@@ -100,11 +107,15 @@ def _own_package(name: str) -> Path | None:
     return None if any(place.is_relative_to(folder) for folder in installed) else place
 
 
-def _digest(files: Mapping[str, Path], notes: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
-    for name, path in sorted(files.items()):
-        digest.update(json.dumps([name, hashlib.sha256(path.read_bytes()).hexdigest()]).encode())
-    return digest.hexdigest()[:12]
+def _digest(contents: Mapping[str, bytes]) -> str:
+    names = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Of the files in a snapshot, but for what Python has put there since."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def _changes(house: Path) -> str:

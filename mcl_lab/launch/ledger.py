@@ -6,6 +6,7 @@ SLURM has done with a job `ask`. Each job keeps a ledger of its own runs in jobs
 attempts: so every ledger has one writer.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +32,7 @@ class Attempt:
     """One process that was started for a run, or a job of SLURM that will start it: `pid` is 0 until then.
 
     `gpu`: what it was given, None for a CPU. `exit_status` and `ended_ms` are None while it runs, and for ever when its
-    launcher was gone at its end; a status below 0 is the signal that killed it. `job`: SLURM's id, `12_3` for the third
+    launcher was gone at its end; a status below 0 is the signal that killed it. `job`: SLURM's id, `12_3` for index 3
     of an array, None for a process of this machine's launcher; `sweep`: the folder of another sweep that submitted it.
     """
 
@@ -45,6 +46,10 @@ class Attempt:
     last_words: str = ""  # the last line that it printed
     job: str | None = None
     sweep: str | None = None
+
+    def __post_init__(self):
+        if self.job is not None and not re.fullmatch(r"\d+(_\d+)?", self.job):  # it goes into commands and paths
+            raise RunFailed(f"{self.job!r} in a ledger is no job of SLURM")
 
 
 @dataclass
@@ -185,6 +190,18 @@ class Ledger:
             else:
                 self.runs.append(run)
 
+    def jobs_in_queue(self) -> list[str]:
+        """The jobs of this sweep that wait or run. Raises RunFailed when SLURM does not answer."""
+        found = []
+        for run in self.runs:
+            if run.latest and run.latest.job and not run.latest.sweep:
+                job = self._job(run.latest.job)
+                if isinstance(job, QueueSilent):
+                    raise RunFailed(str(job))
+                if job and (job.pending or job.active):
+                    found.append(run.latest.job)
+        return sorted(set(found))
+
     def ask_again(self) -> None:
         """Take SLURM's last answer for old: something was done about the jobs."""
         self._asked = float("-inf")
@@ -274,5 +291,5 @@ def _progress(seen: Seen) -> str:
 
 
 def is_stop(exit_status: int) -> bool:
-    """Whether a process ended because it was asked to: SIGHUP, SIGINT, SIGUSR2 or SIGTERM, as a shell or as Python says it."""
+    """Whether a process was asked to end: by SIGHUP, SIGINT, SIGUSR2 or SIGTERM, as a shell or as Python says it."""
     return exit_status in {sign for number in (1, 2, 12, 15) for sign in (-number, 128 + number)}

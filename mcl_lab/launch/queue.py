@@ -60,18 +60,17 @@ def ask(names: Sequence[str]) -> dict[str, Job]:
 
 
 def _squeue(arrays: Sequence[str]) -> dict[str, Job]:
-    # A list of jobs that are all gone is an error for some versions, so all of the user's are asked for.
-    told = _run(["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%A|%T|%r|%N"])
-    if told is None:
+    done = _run(["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(arrays)}", "--format=%i|%A|%T|%r|%N"])
+    if done is None or done.returncode and "Invalid job id" not in done.stderr:  # which it says of one that is gone
         raise QueueSilent("SLURM does not answer")
-    return _jobs(told, arrays)
+    return _jobs(done.stdout, arrays)
 
 
 def _sacct(arrays: Sequence[str]) -> dict[str, Job] | None:
     """None where there is no accounting."""
     fields = "--format=JobID,JobIDRaw,State,Reason,NodeList"
-    told = _run(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(arrays)}", fields])
-    return None if told is None else _jobs(told, arrays)
+    done = _run(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(arrays)}", fields])
+    return None if done is None or done.returncode else _jobs(done.stdout, arrays)
 
 
 def _jobs(told: str, arrays: Sequence[str]) -> dict[str, Job]:
@@ -94,18 +93,19 @@ def _elements(name: str) -> list[str]:
     return [f"{array}_{index}" for low, _, high in ranges for index in range(int(low), int(high or low) + 1)]
 
 
-def _run(command: Sequence[str]) -> str | None:
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess | None:
+    """None when it does not end in time."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}  # which filter
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command,
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
             stdin=subprocess.DEVNULL,
-            env=os.environ | {"SLURM_BITSTR_LEN": "0"},  # lists of elements in full
+            env=own | {"SLURM_BITSTR_LEN": "0"},  # lists of elements in full
         )
     except FileNotFoundError:
-        raise QueueSilent("SLURM is not installed here") from None
+        raise QueueSilent("SLURM is not installed here: look from a machine of the cluster") from None
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None

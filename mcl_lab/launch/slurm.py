@@ -16,23 +16,24 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from submitit import SlurmExecutor
+from submitit.helpers import DelayedSubmission
 
 from mcl_lab.errors import InputError, RunFailed
 from mcl_lab.launch.ledger import JOBS, Attempt, Ledger, Run, Standing
 from mcl_lab.launch.queue import TIMEOUT
 
-SITE = ("account", "partition", "qos", "constraint", "reservation", "clusters")  # what a site has its users preset
+SITE = ("account", "partition", "qos", "constraint", "reservation")  # what a site has its users preset
 TO_SUBMIT = ("waiting", "cancelled", "failed", "lost")
 
 # At the end of a job's script. A status above 128 says that a signal stopped or killed the task: before the time limit, for
 # somebody else's job, or something killed Python. It goes on later, unless SLURM is ending the job for another reason: to
-# requeue then would undo a scancel. {requeues} is how often. The last job of an array has the array's number as its own, which
-# means all of them: so jobs of an array are named by their places in it.
+# requeue then would undo a scancel. {requeues} is how often. The last job of an array has the array's number as its own,
+# which means all of them: so jobs of an array are named by their places in it.
 GO_ON = r"""status=$?
 if [ $status -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {requeues} ]; then
     job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
     job="${job:-$SLURM_JOB_ID}"
-    case "$(squeue --noheader --format=%T/%r --job="$job")" in
+    case "$(squeue --noheader --format=%T/%r --jobs="$job")" in
         RUNNING/* | */TimeLimit)
             echo "mcl_lab: ended with status $status; requeued" >&2
             scontrol requeue "$job" && sleep 300 ;;
@@ -41,7 +42,10 @@ fi
 exit $status"""
 
 # Options of sbatch by which jobs would get lost, or do something else.
-OURS = frozenset("array chdir error ntasks open-mode output parsable quiet test-only wait wrap".split())
+OURS = frozenset(
+    "array chdir clusters cpus-per-task dependency error export job-name no-requeue nodes ntasks ntasks-per-node open-mode"
+    " output parsable quiet requeue signal test-only wait wrap".split()
+)
 
 
 class SlurmLauncher:
@@ -91,6 +95,9 @@ class SlurmLauncher:
         self.setup = list(setup)
         self.wait = wait
         self.dry_run = dry_run
+        for key in ("partition", "account", "qos", "constraint"):
+            if not (getattr(self, key) or "").isprintable():  # a new line would be one more of the script
+                raise InputError(f"hydra.launcher.{key}", "must be in one line")
         if not re.fullmatch(r"([\w.-]+:)?\d+", self.gpus):
             raise InputError("hydra.launcher.gpus", f"must be a number, or as a100:1, not {gpus}")
         if not re.fullmatch(r"\d+|\d+-\d+(:\d+){0,2}|\d+(:\d+){1,2}", str(time)):
@@ -182,13 +189,14 @@ class SlurmLauncher:
         # after the lines of the user, as modules set it too
         path = f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
         return {
-            "job_name": f"mcl-{name}",
+            "job_name": "mcl-" + re.sub(r"[^\w.+-]", "-", name),
             "wckey": None,
             "cpus_per_task": self.cpus,
             "srun_args": ["--ntasks=1", f"--cpus-per-task={self.cpus}"],  # which srun does not take over from sbatch
             "signal_delay_s": self.warning,
             "array_parallelism": self.array_parallelism or sys.maxsize,
-            "setup": [*self.setup, path, "trap : TERM  # which is for the task; then comes the end of this script"],
+            # `set -e`, perhaps of the user's lines, and TERM, which is for the task, must not keep the script from its end
+            "setup": [*self.setup, path, "set +e", "trap : TERM"],
             "teardown": GO_ON.replace("{requeues}", str(self.requeues)).splitlines(),
             "additional_parameters": {option: value for option, value in options.items() if value is not None},
         }
@@ -211,9 +219,14 @@ class Submission(NamedTuple):
     arrays: list[Array]
 
 
+def as_it_was(job: Callable) -> DelayedSubmission:
+    """For a job's `checkpoint`, which submitit calls before it requeues: the same again."""
+    return DelayedSubmission(job)
+
+
 def cancel(jobs: Iterable[str]) -> None:
     """Take jobs out of the queue and end those that run. Raises RunFailed with SLURM's words."""
-    done = _ask(["scancel", *jobs])
+    done = _ask(["scancel", "--", *jobs])
     if done.returncode:
         raise RunFailed(f"scancel said: {done.stderr}")
 
@@ -269,7 +282,7 @@ def _trial() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         shim = Path(folder, "bin", "sbatch")
         shim.parent.mkdir()
-        shim.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} --test-only "$@" && echo "job 0"\n', encoding="utf-8")
+        shim.write_text(f'#!/bin/sh\n{shlex.quote(shutil.which("sbatch"))} --test-only "$@" && echo "job 0"\n', encoding="utf-8")
         shim.chmod(0o755)
         before = os.environ["PATH"]
         os.environ["PATH"] = f"{shim.parent}{os.pathsep}{before}"

@@ -5,10 +5,10 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +25,7 @@ from mcl_lab.launch.code import CONFIG_DIR, take_snapshot
 from mcl_lab.launch.ledger import FILE_NAME as LEDGER
 from mcl_lab.launch.ledger import GOING_ON, Ledger, Run, Standing
 from mcl_lab.launch.local import LocalLauncher
+from mcl_lab.launch.slurm import SlurmLauncher, require_slurm
 from mcl_lab.tasks.closing import command_line, recording
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder, write_config
 from mcl_lab.tasks.screen import screen
@@ -35,9 +36,6 @@ from mcl_lab.tasks.sweep_screen import SweepScreen, follow, show_submission, sho
 from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
 from mcl_lab.tracking.uri import credentials, network_warning, sqlite_file, stored_uri
-
-if TYPE_CHECKING:  # importing it takes submitit along
-    from mcl_lab.launch.slurm import SlurmLauncher
 
 LONGEST_WAIT = 10.0  # seconds for a store to be ready before jobs are submitted; runs are recorded in any case
 CODE = "code"  # the folder of snapshots in a sweep's
@@ -110,7 +108,8 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
     with launching(sweep.folder):
         ledger, runs = _enter(sweep)
         if any(standing.state == "unknown" for _, standing in ledger.standings(runs)):
-            raise RunFailed("SLURM does not say what became of jobs of this sweep: nothing was launched")
+            message = "SLURM does not say what became of jobs of this sweep; launch it on a machine of the cluster"
+            raise RunFailed(message)
         console.print(f"Sweep {sweep.name}: {len(runs)} runs; ledger {sweep.folder / LEDGER}", soft_wrap=True)
         record = _begin_record(sweep)
         record.wait(sweep.tracking.wait)
@@ -141,10 +140,8 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
         raise RunFailed(f"{message}; the same command tries them again")
 
 
-def _submit(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
+def _submit(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
     """Hand the runs to SLURM; follow them when the launcher is told to wait."""
-    from mcl_lab.launch.slurm import require_slurm
-
     require_slurm()
     make_folder(sweep.folder)
     with launching(sweep.folder):
@@ -152,19 +149,23 @@ def _submit(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
         record = _begin_record(sweep)  # while this process goes on
         adopt(runs, sweep.folder, os.environ | sweep.credentials)
         snapshots = sweep.folder.absolute() / CODE
-        code = take_snapshot(CONF.parent, snapshots, plugins=plugins(), config_dir=sweep.config_dir)
-        known = read_json(sweep.folder / CONFIGS) or {}
-        write_json(sweep.folder / CONFIGS, known | {run.folder: sweep.yaml(run) for run in runs})
+        try:
+            code = take_snapshot(CONF.parent, snapshots, plugins=plugins(), config_dir=sweep.config_dir)
+        except OSError as error:
+            raise RunFailed(f"the code cannot be copied to {snapshots}: {error}") from error
+        yaml = {run.folder: sweep.yaml(run) for run in runs}
+        write_json(sweep.folder / CONFIGS, (read_json(sweep.folder / CONFIGS) or {}) | yaml)
         ledger.launcher = {
             "settings": OmegaConf.to_container(sweep.config.hydra.launcher, resolve=True),
             "config_dir": str(code / CONFIG_DIR) if sweep.config_dir else None,
             "cwd": os.getcwd(),
         }
+        ledger.save()
         try:
             submission = launcher.submit(
                 ledger,
                 ledger.standings(runs),
-                make_job=_job_maker(sweep, launcher, code),
+                make_job=_job_maker(sweep, yaml, launcher, code),
                 name=sweep.name,
                 code=code,
                 credentials=sweep.credentials,
@@ -191,10 +192,8 @@ def _submit(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
             raise RunFailed(f"{message}; the same command submits them again")
 
 
-def _try_out(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
+def _try_out(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
     """Ask SLURM about the jobs that would be submitted; nothing is written."""
-    from mcl_lab.launch.slurm import require_slurm
-
     require_slurm()
     ledger = ledger_of(sweep.folder, saved=False)
     runs = ledger.enter(run_of(config, folder, sweep.folder) for folder, config in sweep.configs.items())
@@ -202,7 +201,7 @@ def _try_out(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
     submission = launcher.submit(
         ledger,
         ledger.standings(runs),
-        make_job=_job_maker(sweep, launcher, code),
+        make_job=_job_maker(sweep, {run.folder: sweep.yaml(run) for run in runs}, launcher, code),
         name=sweep.name,
         code=code,
         credentials=sweep.credentials,
@@ -215,11 +214,14 @@ def _try_out(sweep: Sweep, launcher: "SlurmLauncher", console: Console) -> None:
     console.print(f"SLURM would take {taken}; nothing was submitted.")
 
 
-def _job_maker(sweep: Sweep, launcher: "SlurmLauncher", code: Path) -> Callable[[list[Run], bool], SlurmJob]:
+def _job_maker(
+    sweep: Sweep, yaml: Mapping[str, str], launcher: SlurmLauncher, code: Path
+) -> Callable[[list[Run], bool], SlurmJob]:
+    """yaml: the config of each run, by its folder."""
     options = (f"--config-dir={code / CONFIG_DIR}",) if sweep.config_dir else ()
 
     def make_job(runs: list[Run], gpus: bool) -> SlurmJob:
-        configs = {run.folder: sweep.yaml(run) for run in runs}
+        configs = {run.folder: yaml[run.folder] for run in runs}
         return SlurmJob(str(sweep.folder.absolute()), configs, options, gpus, launcher.requeues)
 
     return make_job
@@ -273,7 +275,7 @@ def _by_folder(configs: Sequence[DictConfig]) -> dict[Path, DictConfig]:
     return by_folder
 
 
-def _launcher(configs: Sequence[DictConfig]):
+def _launcher(configs: Sequence[DictConfig]) -> LocalLauncher | SlurmLauncher:
     """The launcher that `hydra/launcher` names."""
     target = OmegaConf.select(configs[0], "hydra.launcher._target_") or "an empty node"
     if not target.startswith("mcl_lab.launch."):

@@ -13,6 +13,7 @@ from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import Interrupted, RunFailed
 from mcl_lab.launch.ledger import JOBS, KILLED, Ledger, Run, is_stop
 from mcl_lab.launch.local import LocalLauncher
+from mcl_lab.launch.slurm import as_it_was
 from mcl_lab.tasks.folders import write_config
 from mcl_lab.tasks.standings import ledger_of, run_of
 from mcl_lab.tasks.sweep_record import RUN, settle_from_within
@@ -65,9 +66,7 @@ class SlurmJob:
 
     def checkpoint(self):
         """What submitit requeues on a signal that comes before the runs are started: the same."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
+        return as_it_was(self)
 
     def _train(self, ledger: Ledger, runs: Sequence[Run]) -> None:
         while True:

@@ -6,9 +6,12 @@ from typing import Literal
 
 from omegaconf import DictConfig
 
+from mcl_lab.config.check import check
 from mcl_lab.config.stored import parse_config
+from mcl_lab.config.targets import SLURM, TRAIN
 from mcl_lab.errors import InputError
-from mcl_lab.launch.ledger import FILE_NAME, GOING_ON, Ledger
+from mcl_lab.launch.ledger import FILE_NAME, Ledger
+from mcl_lab.launch.slurm import cancel, require_slurm
 from mcl_lab.tasks.folders import sweep_folder
 from mcl_lab.tasks.launching import CONFIGS, launch
 from mcl_lab.tasks.screen import screen
@@ -27,12 +30,12 @@ def sweep(
     action: Literal["show", "status", "cancel", "resubmit"] = "show",
     format: Literal["table", "json"] = "table",
 ) -> None:
-    """Print how each run of a sweep stands: waiting, queued, running, finished, cancelled, failed (why, and where its log is),
-    lost, or unknown when SLURM does not answer.
+    """Print how each run of a sweep stands: waiting, queued, running, finished, cancelled, failed (why, and where its log
+    is), lost, or unknown when SLURM does not answer.
 
     sweep: its name, or its folder. runs: the folder of its run folders. action: status follows a sweep live; cancel takes
     its jobs out of SLURM's queue and ends those that run; resubmit submits what is neither finished nor in the queue, with
-    the configs and the settings of SLURM that it had.
+    the configs and the settings of SLURM that it had, and the code of now.
     Raises InputError("task.sweep") when there is no such ledger, or it is not SLURM's.
     """
     folder = sweep_folder(sweep, Path(runs))
@@ -67,23 +70,25 @@ def _refuse_elsewhere(ledger: Ledger) -> None:
 
 
 def _cancel(ledger: Ledger) -> None:
-    from mcl_lab.launch.slurm import cancel, require_slurm
-
     require_slurm()
-    standings = ledger.standings(ledger.runs)
-    jobs = {run.latest.job for run, now in standings if now.state in GOING_ON and run.latest and run.latest.job}
-    if jobs:
-        cancel(sorted(jobs))
+    if jobs := ledger.jobs_in_queue():
+        cancel(jobs)
         ledger.ask_again()
 
 
 def _resubmit(ledger: Ledger, uri: str | None) -> None:
-    """uri: where user and password may be, which are stored nowhere."""
+    """uri: where user and password may be, which are stored nowhere. What is stored is checked as what is typed."""
     configs, path = [], ledger.folder / CONFIGS
+    settings = ledger.launcher["settings"]
     for folder, text in (read_json(path) or {}).items():
+        if "${" in folder or "${" in json.dumps(settings):
+            raise InputError("task.sweep", f"{ledger.folder} holds an interpolation, which no stored sweep does")
         config = parse_config(text, path, "task.sweep")
         config.hydra.run = {"dir": folder}
-        config.hydra.launcher = ledger.launcher["settings"]
+        config.hydra.launcher = settings
+        check(config)
+        if config.task._target_ != TRAIN or settings["_target_"] != SLURM:
+            raise InputError("task.sweep", f"{ledger.folder} is not of runs that were submitted to SLURM")
         config.sweep = str(ledger.folder)
         if uri is not None and stored_uri(uri) == config.tracking.uri:
             config.tracking.uri = uri

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,12 +15,11 @@ from rich.text import Text
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import Interrupted
 from mcl_lab.launch.ledger import GOING_ON, Ledger, Run, Standing
+from mcl_lab.launch.slurm import Submission
 from mcl_lab.tasks.closing import command_line
 from mcl_lab.tasks.folders import sweep_folder
 from mcl_lab.tasks.screen import table
 
-if TYPE_CHECKING:
-    from mcl_lab.launch.slurm import Submission
 
 COLOURS = {  # of the states, in the order in which they are counted
     "running": "cyan",
@@ -128,8 +126,8 @@ class SweepScreen:
 
 
 def follow(console: Console, ledger: Ledger, runs: Sequence[Run], is_launching: Callable[[], bool]) -> None:
-    """Show how runs go on that other processes train, until none of them goes on by itself, and nobody is launching the sweep.
-    Raises Interrupted."""
+    """Show how runs go on that other processes train, until none of them goes on by itself and nobody is launching the
+    sweep. Raises Interrupted."""
     try:
         with SweepScreen(console, ledger.folder.name, ledger, runs, LEFT_ALONE) as show:
             while not show.settled or is_launching():
@@ -142,7 +140,7 @@ def follow(console: Console, ledger: Ledger, runs: Sequence[Run], is_launching: 
 
 
 def show_submission(
-    console: Console, ledger: Ledger, submission: "Submission", standings: Sequence[tuple[Run, Standing]]
+    console: Console, ledger: Ledger, submission: Submission, standings: Sequence[tuple[Run, Standing]]
 ) -> None:
     """Print what was handed to SLURM, how all runs stand, and the commands that come next."""
     name = ledger.folder.name
@@ -151,10 +149,8 @@ def show_submission(
         console.print(f"... and {len(standings) - LONGEST} more")
     jobs = sum(len(array.jobs) for array in submission.arrays)
     arrays = ", ".join(array.id for array in submission.arrays)
-    console.print(
-        f"{len(submission.runs)} of {len(standings)} runs submitted"
-        + (f" in {jobs} {'job' if jobs == 1 else 'jobs'}: {arrays}" if jobs else ": the others are finished, queued or running")
-    )
+    places = f" in {jobs} {'job' if jobs == 1 else 'jobs'}: {arrays}" if jobs else ": all are finished, queued or running"
+    console.print(f"{len(submission.runs)} of {len(standings)} runs submitted{places}")
     lines = {"how it stands": [], "live": ["task.action=status"], "end it": ["task.action=cancel"]}
     for what, more in lines.items():
         console.print(f"{what:<13}  {command_line('task=sweep', named(ledger.folder), *more)}", soft_wrap=True)

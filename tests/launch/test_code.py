@@ -81,7 +81,14 @@ def test_the_commit_and_what_differs_from_it(house, tmp_path):
     (house / "mcl_lab" / "new.py").unlink()
     assert take_snapshot(house, tmp_path / "code") == clean
     assert (clean / "mcl_lab" / "x.py").read_text() == "x = 1"
-    assert len(list((tmp_path / "code").iterdir())) == 2
+    (clean / "mcl_lab" / "__pycache__").mkdir()  # a job has run from it
+    (clean / "mcl_lab" / "__pycache__" / "x.pyc").touch()
+    assert take_snapshot(house, tmp_path / "code") == clean
+    # One that somebody has edited stays what jobs were submitted with, and is not taken for this code.
+    (clean / "mcl_lab" / "x.py").write_text("x = 99")
+    again = take_snapshot(house, tmp_path / "code")
+    assert again != clean and (again / "mcl_lab" / "x.py").read_text() == "x = 1"
+    assert len(list((tmp_path / "code").iterdir())) == 3
 
 
 @pytest.fixture

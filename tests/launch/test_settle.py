@@ -8,6 +8,7 @@ import pytest
 from mcl_lab.tasks.sweep_record import settle
 from mcl_lab.tracking.journal import STATUS, Journal, read_status
 
+
 def sign_by_gone(folder, **changes):
     process = subprocess.Popen(["true"])
     process.wait()

@@ -1,4 +1,4 @@
-"""The SLURM launcher where there is no SLURM, and sweeps that say what it cannot do: one line each, and nothing is launched."""
+"""The SLURM launcher where there is no SLURM, and sweeps that say what it cannot do: one line each, nothing is launched."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from runs import BASELINE, end, start
 
 SWEEP = [*BASELINE, "tracking=none", "-m", "sweep=s", "seed=0,1"]
@@ -32,6 +33,8 @@ def call(tmp_path):
         (["hydra/launcher=slurm", "hydra.launcher.time=0:01:59"], "less than the 119 seconds"),
         (["hydra/launcher=slurm_cpu", "trainer.device=cuda"], "hydra.launcher.gpus: must be 1 or more"),
         (["hydra/launcher=slurm", "hydra.launcher.gpus=many"], "hydra.launcher.gpus: must be a number"),
+        (["hydra/launcher=slurm", "hydra.launcher.sbatch=[\"--signal=USR1@5\"]"], "--signal is set by the launcher"),
+        (["hydra/launcher=slurm", "hydra.launcher.qos='a\necho b'"], "hydra.launcher.qos: must be in one line"),
         (["hydra/launcher=slurm", "hydra.launcher.memory=lots"], "hydra.launcher.memory: must be megabytes"),
         (["hydra/launcher=slurm_cpu", "hydra.launcher.runs_per_gpu=2"], "hydra.launcher.runs_per_gpu: needs"),
         (["hydra/launcher=slurm", "hydra.launcher.sbatch=[--parsable]"], "--parsable is set by the launcher"),
@@ -81,5 +84,55 @@ def test_looked_at_from_elsewhere(queued, tmp_path):
 
 def test_not_trained_here_while_nobody_knows_what_slurm_does(call, queued, tmp_path):
     ended = call(*BASELINE, "tracking=none", "-m", "sweep=s", "hydra.run.dir=runs/r")
-    assert ended.status == 1 and "nothing was launched" in ended.err, ended
+    assert ended.status == 1 and "on a machine of the cluster" in ended.err, ended
     assert not (tmp_path / "runs" / "r").exists()
+
+
+@pytest.fixture(scope="module")
+def config_yaml(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    assert end(start([*BASELINE, "tracking=none", "trainer.max_steps=1", "hydra.run.dir=r"], folder)).status == 0
+    return (folder / "r" / "config.yaml").read_text()
+
+
+@pytest.fixture
+def stored(queued, config_yaml):
+    """stored(settings, **config): a sweep's folder as somebody may have left it for others to submit again."""
+
+    def write(settings, **changes):
+        config = yaml.safe_load(config_yaml) | changes
+        (queued / "configs.json").write_text(json.dumps({"runs/r": yaml.safe_dump(config)}))
+        ledger = json.loads((queued / "ledger.json").read_text())
+        ledger["launcher"]["settings"] = settings
+        (queued / "ledger.json").write_text(json.dumps(ledger))
+
+    return write
+
+
+SLURM = "mcl_lab.launch.slurm.SlurmLauncher"
+WRITER = {"_target_": "mcl_lab.tracking.files.write_json", "path": "evil.json", "value": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        ({"_target_": SLURM, "partition": WRITER}, {}),
+        (WRITER, {}),
+        ({"_target_": "mcl_lab.launch.local.LocalLauncher"}, {}),
+        ({"_target_": SLURM, "account": "${oc.env:HOME}"}, {}),
+        ({"_target_": SLURM, "partition": "a\necho b"}, {}),
+        ({"_target_": SLURM}, {"task": {"_target_": "mcl_lab.tasks.clean.clean", "runs": "runs", "delete": True}}),
+    ],
+)
+def test_what_is_stored_is_checked_before_it_is_submitted_again(settings, changes, call, stored, tmp_path):
+    stored(settings, **changes)
+    ended = call("task=sweep", "task.sweep=s", "task.action=resubmit")
+    assert ended.status == 2 and len(ended.err.splitlines()) == 1, ended
+    assert not (tmp_path / "evil.json").exists()
+
+
+def test_a_job_of_a_ledger_is_a_job(call, queued):
+    text = (queued / "ledger.json").read_text()
+    (queued / "ledger.json").write_text(text.replace('"12"', '"--me"'))
+    ended = call("task=sweep", "task.sweep=s", "task.action=cancel")
+    assert ended.status == 1 and "no job of SLURM" in ended.err and len(ended.err.splitlines()) == 1, ended

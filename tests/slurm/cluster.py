@@ -153,7 +153,7 @@ class Cluster:
 
     def submit(self, script: str, *options: str) -> str:
         """The id of a batch job of this shell script (without its first line)."""
-        return self.run("sbatch", "--parsable", *options, stdin=f"#!/bin/bash\n{script}\n")
+        return self.run("sbatch", "--parsable", f"--chdir={self.folder}", *options, stdin=f"#!/bin/bash\n{script}\n")
 
     def state(self, job: str) -> str:
         """RUNNING, PENDING, ...: the queue's word on a job, or else the accounting's; empty when it has none (yet)."""
