@@ -32,7 +32,7 @@ from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.slurm_job import SlurmJob
 from mcl_lab.tasks.standings import ledger_of, run_of
 from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, is_launching, launching, outcome, settle, states_in
-from mcl_lab.tasks.sweep_screen import SweepScreen, follow, show_submission, show_sweep
+from mcl_lab.tasks.sweep_screen import SweepScreen, follow, named, show_submission, show_sweep
 from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
 from mcl_lab.tracking.uri import credentials, network_warning, sqlite_file, stored_uri
@@ -253,7 +253,7 @@ def _begin_record(sweep: Sweep) -> SweepRecord:
 
 def _show_end(sweep: Sweep, console: Console, standings: Sequence[tuple[Run, Standing]]) -> None:
     show_sweep(console, sweep.name, standings)
-    report = ("report", command_line("task=report", f"task.sweep={as_typed(sweep.name)}"))
+    report = ("report", command_line("task=report", named(sweep.folder)))
     for what, text in [report, *recording(sweep.config, sweep.folder)]:
         console.print(f"{what:<12}  {text}", soft_wrap=True)
 

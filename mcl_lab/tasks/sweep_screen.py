@@ -1,5 +1,6 @@
 """What a person sees of a sweep: a live table while it goes on, and one of all its runs."""
 
+import os
 import signal
 import time
 from collections import Counter
@@ -158,7 +159,9 @@ def show_submission(
 
 def named(folder: Path) -> str:
     """The setting that names a sweep, as short as it can be."""
-    return f"task.sweep={as_typed(folder.name if folder == sweep_folder(folder.name, Path('runs')) else str(folder))}"
+    if folder == sweep_folder(folder.name, Path("runs")):
+        return f"task.sweep={as_typed(folder.name)}"
+    return f"task.sweep={as_typed(os.path.join(folder.parent, folder.name))}"  # with a slash: a path, no name
 
 
 def show_sweep(console: Console, name: str, standings: Sequence[tuple[Run, Standing]]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -87,11 +88,13 @@ def test_a_folder_of_an_odd_name(tmp_path, call):
 
 @pytest.mark.full
 def test_a_sweep_in_a_folder_of_its_own(store, tmp_path, call):
-    assert call(*ALONE, *LAUNCH, "sweep=./mine", "seed=0").status == 0
+    ended = call(*ALONE, *LAUNCH, "sweep=./mine", "seed=0")
+    assert ended.status == 0 and re.search(r"task=report .*\./mine", ended.out)
     ended = call("task=sweep", "task.sweep=./mine", "task.format=json")
     (run,) = json.loads(ended.out)
     assert run["state"] == "finished" and (tmp_path / "mine" / "ledger.json").is_file()
-    assert recorded(tmp_path) == {"./mine": ("FINISHED", None), run["name"]: ("FINISHED", "./mine")}
+    assert recorded(tmp_path) == {"mine": ("FINISHED", None), run["name"]: ("FINISHED", "mine")}
+    assert call("task=report", "task.sweep=./mine").status == 0
 
 
 def test_a_second_launcher_of_one_sweep_is_turned_away(tmp_path, call):
