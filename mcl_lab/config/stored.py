@@ -27,7 +27,12 @@ def to_yaml(config: DictConfig) -> str:
         group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")
     }
     tree["hydra"] = {"overrides": {"task": overrides(config)}, "runtime": {"choices": choices}}
-    return re.sub(r"://[^/\s'\"]*@", "://", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+    return without_credentials(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+
+
+def without_credentials(text: str) -> str:
+    """A text with user and password taken out of the URIs in it."""
+    return re.sub(r"://[^/\s'\"]*@", "://", text)
 
 
 def read_config(folder: str | Path, key: str) -> DictConfig:

@@ -4,12 +4,11 @@ import hashlib
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sysconfig
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 PARTS = ("run.py", "conf", "mcl_lab", "sweeps")  # what a run needs of the house
@@ -32,13 +31,20 @@ def commit_of(house: Path) -> str:
         return "unknown"
 
 
-def take_snapshot(house: Path, into: Path, *, plugins: Iterable[str] = (), config_dir: Path | None = None) -> Path:
+def take_snapshot(
+    house: Path,
+    into: Path,
+    *,
+    clean: Callable[[str], str],
+    plugins: Iterable[str] = (),
+    config_dir: Path | None = None,
+) -> Path:
     """Copy the code in `house`, packages of plugins by their names and a folder of configs into a folder in `into` that is
     named by what it holds, and return it; one that is there already, unchanged, is used again.
 
     Beside the code lie snapshot.json, which names its commit, and changes.diff, how it differs from that. A plugin that is
-    installed like a library is left where it is. Of the folder of configs only YAML files are taken. User and password are
-    taken out of URIs in YAML files and in changes.diff. Raises OSError.
+    installed like a library is left where it is. Of the folder of configs only YAML files are taken. clean: takes secrets out
+    of a text, for YAML files and changes.diff. Raises OSError.
     """
     sources = {part: house / part for part in PARTS if (house / part).exists()}
     tops = {name.partition(".")[0] for name in plugins}
@@ -47,9 +53,11 @@ def take_snapshot(house: Path, into: Path, *, plugins: Iterable[str] = (), confi
     if config_dir:
         found = _files(CONFIG_DIR, config_dir, into)
         files |= {name: path for name, path in found.items() if name.endswith(".yaml")}
-    contents = {name: _content(path) for name, path in files.items()}
+    contents = {name: path.read_bytes() for name, path in files.items()}
     contents[RECORD] = (json.dumps({"commit": commit_of(house)}) + "\n").encode()
-    contents[CHANGES] = _without_credentials(_changes(house).encode(errors="replace"))
+    contents[CHANGES] = _changes(house).encode(errors="replace")
+    for name in [name for name in contents if name.endswith(".yaml") or name == CHANGES]:
+        contents[name] = clean(contents[name].decode(errors="surrogateescape")).encode(errors="surrogateescape")
     folder = into / _digest(contents)
     if folder.exists() and _contents(folder) == contents:
         return folder
@@ -86,15 +94,6 @@ def _files(part: str, place: Path, snapshots: Path) -> dict[str, Path]:
             if not name.startswith(".") and not name.endswith(".pyc") and path.is_file():
                 found[f"{part}/{path.relative_to(place)}"] = path
     return found
-
-
-def _content(path: Path) -> bytes:
-    content = path.read_bytes()
-    return _without_credentials(content) if path.suffix == ".yaml" else content
-
-
-def _without_credentials(text: bytes) -> bytes:
-    return re.sub(rb"://[^/\s'\"]*@", b"://", text)
 
 
 def _own_package(name: str) -> Path | None:

@@ -60,7 +60,7 @@ def ask(names: Sequence[str]) -> dict[str, Job]:
 
 
 def _squeue(arrays: Sequence[str]) -> dict[str, Job]:
-    done = _run(["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(arrays)}", "--format=%i|%A|%T|%r|%N"])
+    done = run_command(["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(arrays)}", "--format=%i|%A|%T|%r|%N"])
     if done is None or done.returncode and "Invalid job id" not in done.stderr:  # which it says of one that is gone
         raise QueueSilent("SLURM does not answer")
     return _jobs(done.stdout, arrays)
@@ -69,7 +69,7 @@ def _squeue(arrays: Sequence[str]) -> dict[str, Job]:
 def _sacct(arrays: Sequence[str]) -> dict[str, Job] | None:
     """None where there is no accounting."""
     fields = "--format=JobID,JobIDRaw,State,Reason,NodeList"
-    done = _run(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(arrays)}", fields])
+    done = run_command(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(arrays)}", fields])
     return None if done is None or done.returncode else _jobs(done.stdout, arrays)
 
 
@@ -93,8 +93,8 @@ def _elements(name: str) -> list[str]:
     return [f"{array}_{index}" for low, _, high in ranges for index in range(int(low), int(high or low) + 1)]
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess | None:
-    """None when it does not end in time."""
+def run_command(command: Sequence[str]) -> subprocess.CompletedProcess | None:
+    """A command of SLURM, with what it printed; None when it does not end in time. Raises QueueSilent when it is not here."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}  # which filter
     try:
         return subprocess.run(

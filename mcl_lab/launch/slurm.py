@@ -19,11 +19,10 @@ from submitit import SlurmExecutor
 from submitit.helpers import DelayedSubmission
 
 from mcl_lab.errors import InputError, RunFailed
-from mcl_lab.launch.ledger import JOBS, Attempt, Ledger, Run, Standing
-from mcl_lab.launch.queue import TIMEOUT
+from mcl_lab.launch.ledger import GOING_ON, JOBS, Attempt, Ledger, Run, Standing
+from mcl_lab.launch.queue import TIMEOUT, QueueSilent, run_command
 
 SITE = ("account", "partition", "qos", "constraint", "reservation")  # what a site has its users preset
-TO_SUBMIT = ("waiting", "cancelled", "failed", "lost")
 
 # At the end of a job's script. A status above 128 says that a signal stopped or killed the task: before the time limit, for
 # somebody else's job, or something killed Python. It goes on later, unless SLURM is ending the job for another reason: to
@@ -130,7 +129,7 @@ class SlurmLauncher:
         """
         if any(standing.state == "unknown" for _, standing in standings):
             raise RunFailed("SLURM does not say what became of jobs of this sweep: nothing was submitted")
-        runs = [run for run, standing in standings if standing.state in TO_SUBMIT]
+        runs = [run for run, standing in standings if standing.state not in (*GOING_ON, "finished")]
         gpus = self._gpu_count if any(run.uses_gpu for run in runs) else 0
         size = max(1, gpus) * self.runs_per_gpu
         packs = [runs[start : start + size] for start in range(0, len(runs), size)]
@@ -248,11 +247,14 @@ def _array_limit() -> int:
 
 
 def _ask(command: Sequence[str]) -> subprocess.CompletedProcess:
-    """What a command of SLURM says. Raises RunFailed when it says nothing in `TIMEOUT`."""
+    """As `run_command`, for what cannot go on without an answer. Raises RunFailed."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        raise RunFailed(f"SLURM does not answer: {command[0]} said nothing in {TIMEOUT:.0f} seconds") from None
+        done = run_command(command)
+    except QueueSilent as silent:
+        raise RunFailed(str(silent)) from None
+    if done is None:
+        raise RunFailed(f"SLURM does not answer: {command[0]} said nothing in {TIMEOUT:.0f} seconds")
+    return done
 
 
 def _seconds(limit: str) -> int:

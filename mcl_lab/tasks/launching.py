@@ -17,7 +17,7 @@ from rich.console import Console
 from mcl_lab.config.compose import CONF, run_folder
 from mcl_lab.config.key import differences, run_key
 from mcl_lab.config.plain import plain
-from mcl_lab.config.stored import to_yaml
+from mcl_lab.config.stored import to_yaml, without_credentials
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.config.targets import plugins
 from mcl_lab.errors import InputError, Interrupted, RunFailed
@@ -86,7 +86,7 @@ def launch(
             raise InputError(key, "must be the same for all runs of a sweep")
     by_folder = _by_folder(configs)
     launcher = _launcher(configs)
-    name = configs[0].sweep or name or f"multirun-{_hash(configs)[:8]}"
+    name = configs[0].sweep or name or f"multirun-{_hash(list(map(run_key, configs)))[:8]}"
     folder = sweep_folder(name, Path(os.path.commonpath([folder.parent for folder in by_folder])))
     sweep = Sweep(Path(name).name, folder, by_folder, config_dir, argv)
     if isinstance(launcher, LocalLauncher):
@@ -107,11 +107,12 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
     make_folder(sweep.folder)
     with launching(sweep.folder):
         ledger, runs = _enter(sweep)
-        if any(standing.state == "unknown" for _, standing in ledger.standings(runs)):
+        jobs = [run for run in runs if run.latest and run.latest.job]
+        if any(standing.state == "unknown" for _, standing in ledger.standings(jobs)):
             message = "SLURM does not say what became of jobs of this sweep; launch it on a machine of the cluster"
             raise RunFailed(message)
         console.print(f"Sweep {sweep.name}: {len(runs)} runs; ledger {sweep.folder / LEDGER}", soft_wrap=True)
-        record = _begin_record(sweep)
+        record = _begin_record(sweep, runs)
         record.wait(sweep.tracking.wait)
         adoption = adopt(runs, sweep.folder, os.environ | sweep.credentials)
         try:
@@ -146,22 +147,18 @@ def _submit(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
     make_folder(sweep.folder)
     with launching(sweep.folder):
         ledger, runs = _enter(sweep)
-        record = _begin_record(sweep)  # while this process goes on
+        record = _begin_record(sweep, runs)  # while this process goes on
         adopt(runs, sweep.folder, os.environ | sweep.credentials)
-        snapshots = sweep.folder.absolute() / CODE
         try:
-            code = take_snapshot(CONF.parent, snapshots, plugins=plugins(), config_dir=sweep.config_dir)
-        except OSError as error:
-            raise RunFailed(f"the code cannot be copied to {snapshots}: {error}") from error
-        yaml = {run.folder: sweep.yaml(run) for run in runs}
-        write_json(sweep.folder / CONFIGS, (read_json(sweep.folder / CONFIGS) or {}) | yaml)
-        ledger.launcher = {
-            "settings": OmegaConf.to_container(sweep.config.hydra.launcher, resolve=True),
-            "config_dir": str(code / CONFIG_DIR) if sweep.config_dir else None,
-            "cwd": os.getcwd(),
-        }
-        ledger.save()
-        try:
+            code = _snapshot(sweep)
+            yaml = {run.folder: sweep.yaml(run) for run in runs}
+            write_json(sweep.folder / CONFIGS, (read_json(sweep.folder / CONFIGS) or {}) | yaml)
+            ledger.launcher = {
+                "settings": OmegaConf.to_container(sweep.config.hydra.launcher, resolve=True),
+                "config_dir": str(code / CONFIG_DIR) if sweep.config_dir else None,
+                "cwd": os.getcwd(),
+            }
+            ledger.save()
             submission = launcher.submit(
                 ledger,
                 ledger.standings(runs),
@@ -214,6 +211,16 @@ def _try_out(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
     console.print(f"SLURM would take {taken}; nothing was submitted.")
 
 
+def _snapshot(sweep: Sweep) -> Path:
+    into = sweep.folder.absolute() / CODE
+    try:
+        return take_snapshot(
+            CONF.parent, into, clean=without_credentials, plugins=plugins(), config_dir=sweep.config_dir
+        )
+    except OSError as error:
+        raise RunFailed(f"the code cannot be copied to {into}: {error}") from error
+
+
 def _job_maker(
     sweep: Sweep, yaml: Mapping[str, str], launcher: SlurmLauncher, code: Path
 ) -> Callable[[list[Run], bool], SlurmJob]:
@@ -241,13 +248,12 @@ def _enter(sweep: Sweep) -> tuple[Ledger, list[Run]]:
             if shared and other.standing(shared).state in GOING_ON and ledger.standing(run).state not in GOING_ON:
                 job = dataclasses.replace(shared.latest, sweep=shared.latest.sweep or str(path.parent.absolute()))
                 run.attempts.append(job)
-    ledger.save()
     return ledger, runs
 
 
-def _begin_record(sweep: Sweep) -> SweepRecord:
+def _begin_record(sweep: Sweep, runs: Sequence[Run]) -> SweepRecord:
     record = SweepRecord(sweep.folder, sweep.tracking)
-    record.begin(sweep.name, _hash(list(sweep.configs.values())), len(sweep.configs), sweep.argv)
+    record.begin(sweep.name, _hash([run.run_key for run in runs]), len(runs), sweep.argv)
     return record
 
 
@@ -290,5 +296,5 @@ def _launcher(configs: Sequence[DictConfig]) -> LocalLauncher | SlurmLauncher:
     return launcher
 
 
-def _hash(configs: Sequence[DictConfig]) -> str:
-    return hashlib.sha256("".join(sorted(map(run_key, configs))).encode()).hexdigest()
+def _hash(run_keys: Sequence[str]) -> str:
+    return hashlib.sha256("".join(sorted(run_keys)).encode()).hexdigest()

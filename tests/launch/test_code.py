@@ -3,10 +3,15 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
-from mcl_lab.launch.code import CHANGES, CONFIG_DIR, commit_of, take_snapshot
+from mcl_lab.config.stored import without_credentials
+from mcl_lab.launch.code import CHANGES, CONFIG_DIR, commit_of
+from mcl_lab.launch.code import take_snapshot as take
+
+take_snapshot = partial(take, clean=without_credentials)
 
 
 @pytest.fixture
