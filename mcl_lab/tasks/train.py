@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,14 +11,15 @@ from rich.console import Console
 
 from mcl_lab.config.compose import run_folder
 from mcl_lab.config.stored import FILE_NAME, to_yaml
-from mcl_lab.errors import InputError, Interrupted
+from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
+from mcl_lab.tasks.failures import in_one_line
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder
 from mcl_lab.tasks.record import going_on, record_of, result_of
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
-from mcl_lab.tracking.journal import Journal, is_finished, read_record
+from mcl_lab.tracking.journal import Journal, is_finished, read_last_epoch, read_record
 from mcl_lab.tracking.lock import RunLock
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import network_warning, stored_uri
@@ -41,11 +42,12 @@ def train(config: DictConfig) -> None:
     if is_finished(folder):
         console.print(f"This run is finished. To train it again, delete {folder}", soft_wrap=True)
     else:
-        run = prepare(config, folder, console)
-        make_folder(folder)
-        with run.lock, run_log(folder), run.trainer.stop:  # from the first word to the last
-            if not is_finished(folder):  # or it was finished while this process waited for the lock
-                execute(run, config, folder)
+        with in_one_line(config, folder):
+            run = prepare(config, folder, console)
+            make_folder(folder)
+            with run.lock, run_log(folder), run.trainer.stop:  # from the first word to the last
+                if not is_finished(folder):  # or it was finished while this process waited for the lock
+                    execute(run, config, folder)
     show_result(config, folder, console)
 
 
@@ -90,7 +92,8 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
         meta_event = build.build_meta_event(config, learners, weight_optimizer)
 
     journal, lock = Journal(folder), RunLock(folder)
-    checkpoints = Checkpoints(folder / "checkpoints", write_atomically, {"data": data.facts._asdict()})
+    facts = {"data": data.facts._asdict()}
+    checkpoints = Checkpoints(folder / "checkpoints", write_atomically, run_key=record["run_key"], facts=facts)
     networks = {key: config.pair.peers[key].name for key in cohort.peers}
     progress = ConsoleProgress(console, networks, ensembles=objective.aggregator is not None)
 
@@ -127,7 +130,11 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     state = checkpoints.newest()
     if state:
         refuse_other_data(state["data"], checkpoints.facts["data"])
-        trainer.load_state_dict(state)
+        take_up(trainer, state)
+    elif read_last_epoch(folder):
+        raise RunFailed(
+            f"{folder} has epochs and no checkpoint to go on from; to start over, delete the run folder {folder}"
+        )
     if not (folder / FILE_NAME).exists():
         write_atomically(folder / FILE_NAME, to_yaml(config))
     journal.begin(run.record)
@@ -143,19 +150,32 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     for warning in run.warnings:
         log.warning(warning)
     try:
-        records = trainer.fit()
-        checkpoints.finish(
-            {"parts": {name: trainer.parts[name].state_dict() for name in NETWORKS if name in trainer.parts}}
-        )
-        write_json(folder / "result.json", result_of(config, records, trainer.device))
+        with in_one_line(config, folder):
+            records = trainer.fit()
+            checkpoints.finish(
+                {"parts": {name: trainer.parts[name].state_dict() for name in NETWORKS if name in trainer.parts}}
+            )
+            write_json(folder / "result.json", result_of(config, records, trainer.device))
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-        journal.status("interrupted" if stopped else "failed", str(error))
         log.error("%s", error, exc_info=not stopped)
+        with suppress(OSError):  # on a disk that fails, a run whose process is gone counts as failed
+            journal.status("interrupted" if stopped else "failed", str(error))
         raise
     log.info("finished")
     journal.status("finished")  # the last word: what is read by others is whole
     checkpoints.drop_steps()
+
+
+def take_up(trainer: Trainer, state: dict) -> None:
+    """Stand where a checkpoint was taken. Raises RunFailed when the code builds something else now."""
+    try:
+        trainer.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise RunFailed(
+            f"the checkpoint of step {state['position']['step']} does not fit what this code builds from the run's config "
+            f"({error}); train on with the code that wrote it"
+        ) from error
 
 
 def refuse_other_data(before: dict, now: dict) -> None:
@@ -169,6 +189,7 @@ def refuse_other_data(before: dict, now: dict) -> None:
 def run_log(folder: Path) -> Iterator[None]:
     """Everything logged goes into run.log, warnings to stderr as well."""
     file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
+    file.handleError = lambda _: None  # a log on a full disk misses lines; what must be whole is the checkpoint
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     screen.setLevel(logging.WARNING)
     screen.addFilter(

@@ -26,12 +26,14 @@ class Checkpoints:
     """The checkpoints of one run.
 
     folder: made when the first is written. write: puts bytes under a path atomically and durably.
-    facts: plain values that go into every file, what a reader needs besides the state.
+    run_key: goes into every file; one of another key counts as damaged.
+    facts: plain values that go into every file too, what a reader needs besides the state.
     """
 
-    def __init__(self, folder: Path, write: Callable[[Path, bytes], None], facts: dict):
+    def __init__(self, folder: Path, write: Callable[[Path, bytes], None], *, run_key: str, facts: dict):
         self.folder = folder
         self.write = write
+        self.run_key = run_key
         self.facts = facts
 
     def save(self, state: dict, epochs: int, step: int) -> Path:
@@ -62,7 +64,7 @@ class Checkpoints:
         paths = self._steps()
         for path in reversed(paths):
             try:
-                return read(path)
+                return self._own(path)
             except InputError as damage:
                 log.warning("%s; going back to the checkpoint before it", damage)
         if paths:
@@ -71,12 +73,18 @@ class Checkpoints:
             )
         return None
 
+    def _own(self, path: Path) -> dict:
+        state = read(path)
+        if state.get("run_key", self.run_key) != self.run_key:
+            raise InputError("task.checkpoint", f"{path} is of a run with another config")
+        return state
+
     def _steps(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("step-*.pt") if NAME.fullmatch(path.name))
 
     def _write(self, stem: str, state: dict) -> Path:
         buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **self.facts, **state}, buffer)
+        torch.save({"format": FORMAT, "run_key": self.run_key, **self.facts, **state}, buffer)
         content = buffer.getvalue()
         path = self.folder / f"{stem}-{_checksum(content)}.pt"
         self.folder.mkdir(exist_ok=True)
