@@ -35,9 +35,9 @@ class Ended(NamedTuple):
 
 
 def start(arguments, cwd, **options) -> subprocess.Popen:
-    """`python run.py ARGUMENTS` in the folder `cwd`."""
+    """`python run.py ARGUMENTS` in the folder `cwd`; before: what starts it, python: options of Python."""
     return subprocess.Popen(
-        [sys.executable, *options.pop("python", []), str(RUN), *arguments],
+        [*options.pop("before", []), sys.executable, *options.pop("python", []), str(RUN), *arguments],
         cwd=cwd,
         text=True,
         stdout=subprocess.PIPE,

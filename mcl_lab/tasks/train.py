@@ -23,7 +23,7 @@ from mcl_lab.tracking.journal import Journal, is_finished, read_last_epoch, read
 from mcl_lab.tracking.lock import RunLock
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import network_warning, stored_uri
-from mcl_lab.training.checkpoints import Checkpoints
+from mcl_lab.training.checkpoints import Checkpoints, drop_steps
 from mcl_lab.training.progress import ConsoleProgress
 from mcl_lab.training.randomness import seed_everything
 from mcl_lab.training.trainer import Trainer
@@ -40,6 +40,7 @@ def train(config: DictConfig) -> None:
     folder, console = run_folder(config), screen()
     refuse_other_run(config, folder)
     if is_finished(folder):
+        drop_steps(folder / "checkpoints")  # when it was ended before it could
         console.print(f"This run is finished. To train it again, delete {folder}", soft_wrap=True)
     else:
         with in_one_line(config, folder):
@@ -164,7 +165,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
         raise
     log.info("finished")
     journal.status("finished")  # the last word: what is read by others is whole
-    checkpoints.drop_steps()
+    drop_steps(folder / "checkpoints")
 
 
 def take_up(trainer: Trainer, state: dict) -> None:
