@@ -1,11 +1,12 @@
 """NaN or infinity at a chosen step, wherever it arises: the run stops and says where, and no checkpoint ever holds it."""
 
+import json
 import random
 import re
 
 import pytest
 import torch
-from runs import BASELINE, LMCL, only_folder, status
+from runs import BASELINE, LMCL, SMALL, contents, only_folder, status
 
 from mcl_lab.training.checkpoints import read
 
@@ -67,3 +68,37 @@ def test_in_the_hypergradient(call, tmp_path):
     event = "{_target_: spoilt_terms.SpoiltEvent, every: 2, event: 4}"  # after steps 1, 3, 5 and 7
     ended = call(*LMCL, "tracking=none", "~loss.meta_event", f"+loss.meta_event={event}", "trainer.checkpoint_steps=1")
     assert_stopped(ended, "the hypergradient", 7, only_folder(tmp_path))
+
+
+NOT_FINITE = [*SMALL, "loss.meta_event=null", "optimizer.lr=1e30", "trainer.checkpoint_steps=1"]
+
+
+def test_a_loss_that_is_not_finite(store, call, tmp_path):
+    arguments = [*NOT_FINITE, "tracking.wait=0"]
+    first = call(*arguments)
+    assert first.status == 1
+    line = r"mcl_lab: error: loss term \w+ is not finite \(NaN or infinite\) at step (\d+)\n"
+    step = int(re.fullmatch(line, first.err)[1])
+    folder = only_folder(tmp_path)
+    kept = contents(folder / "checkpoints")
+    assert kept and all(f"step-{step:09d}" > name for name in kept)
+    assert status(folder) == "failed" and first.err.removeprefix("mcl_lab: error: ").strip() in message(folder)
+    store.wait_for("FAILED")
+
+    again = call(*arguments)
+    assert (again.status, again.err) == (first.status, first.err)
+    assert {name: content for name, (content, _) in contents(folder / "checkpoints").items()} == {
+        name: content for name, (content, _) in kept.items()
+    }
+    store.wait_for("FAILED")
+    assert len(store.runs()) == 1
+
+
+def test_a_loss_that_is_never_finite(call, tmp_path):
+    ended = call(*NOT_FINITE, "tracking=none", "data.std=[1e-45,1e-45,1e-45]")
+    assert ended.status == 1 and re.fullmatch(r"mcl_lab: error: .* is not finite .* at step 1\n", ended.err)
+    assert not (only_folder(tmp_path) / "checkpoints").exists()
+
+
+def message(folder):
+    return json.loads((folder / "status.json").read_text())["message"]
