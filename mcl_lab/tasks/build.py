@@ -76,12 +76,14 @@ def use_device(trainer: DictConfig) -> torch.device:
 
 class DataFacts(NamedTuple):
     """What of the data goes with the trained networks: `mean` and `std` per channel, of images in [0, 1]; `checksum` of
-    the training images and labels (SHA-256, first 16 digits)."""
+    the training images and labels (SHA-256, first 16 digits), `test_checksum` of those that are evaluated, the test images and
+    what was held out; None in checkpoints of older code."""
 
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     checksum: str
+    test_checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,19 @@ def build_data(data: DictConfig, device: torch.device) -> Data:
     if data.validation > 0:  # the same images whatever the run's seed, so that seeds can be compared
         train, evaluated["validation"] = split_validation(train, data.validation, seed=0)
     mean, std = (data.mean, data.std) if data.mean and data.std else channel_statistics(train.images)
+    checksums = _checksum(train), _checksum(*evaluated.values())
     return Data(
         train=train.to(device),
         evaluated={name: images.to(device) for name, images in evaluated.items()},
-        facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std), _checksum(train)),
+        facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std), *checksums),
     )
 
 
-def _checksum(images: ImageSet) -> str:
-    content = hashlib.sha256(images.images.numpy())
-    content.update(images.labels.numpy())
+def _checksum(*sets: ImageSet) -> str:
+    content = hashlib.sha256()
+    for images in sets:
+        content.update(images.images.numpy())
+        content.update(images.labels.numpy())
     return content.hexdigest()[:16]
 
 
