@@ -44,7 +44,8 @@ class Comparison:
         return max((_apart(*pair) for name, pair in self.final.items() if not name.endswith(CHOICE)), default=math.inf)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"largest_final_difference": self.apart if math.isfinite(self.apart) else None}
+        distances = {"largest_weight_difference": self.largest_weight_difference, "largest_final_difference": self.apart}
+        return asdict(self) | {name: far if math.isfinite(far) else None for name, far in distances.items()}
 
 
 def compare(original: Path, again: Path) -> Comparison:

@@ -78,7 +78,7 @@ def changes_file(environments: Sequence[Mapping], environment: Mapping) -> str |
     digest = environment.get("changes")
     if digest is None:
         return None
-    return CHANGES if digest == environments[0].get("changes") else f"changes-{digest[:8]}.diff"
+    return CHANGES if digest == environments[0].get("changes") else f"changes-{str(digest)[:8]}.diff"
 
 
 def write_changes(folder: Path, record: Mapping, changes: str) -> None:

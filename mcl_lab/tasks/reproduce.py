@@ -24,7 +24,7 @@ from mcl_lab.tasks.compared import Comparison, compare
 from mcl_lab.tasks.failures import in_one_line
 from mcl_lab.tasks.folders import refuse_other_run
 from mcl_lab.tasks.provenance import DECIDING, changes_file, environment_of
-from mcl_lab.tasks.screen import screen, table
+from mcl_lab.tasks.screen import say, screen, table
 from mcl_lab.tasks.train import bring_to_end, prepare
 from mcl_lab.tracking.fetched import NotFetched, fetch
 from mcl_lab.tracking.files import read_json
@@ -58,12 +58,13 @@ def reproduce(
     console = screen() if format == "table" else Console(stderr=True, highlight=False, markup=False)
     with found(config, run) as original:
         again = as_it_was(config, original)
-        environment, _ = environment_of(build.use_device(again.trainer))
+        device = build.use_device(again.trainer)
+        environment, _ = environment_of(device)
         folder = run_folder(config).parent / REPRODUCED / f"{run_name(again)}-{_hash(environment)}"
         again.hydra.run.dir = str(folder)
         refuse_other_run(again, folder)
         if is_finished(folder):
-            refuse_other_images(original, read_json(folder / "result.json")["environment"]["data"])
+            refuse_other_images(original, _environments(str(folder), folder)[-1].get("data", {}))
         else:
             tags = {KIND_TAG: "reproduction", "reproduces": original.id}
             with in_one_line(again, folder):
@@ -71,9 +72,10 @@ def reproduce(
                 refuse_other_images(original, prepared.environment["data"])
                 bring_to_end(prepared, again, folder)
         compared = compare(original.folder, folder)
-        result = read_json(folder / "result.json")
-        differing = differences(original.environments[-1], result["environment"])
+        differing = differences(original.environments[-1], _environments(str(folder), folder)[-1])
         verdict, well = judge(compared, tolerance)
+        if not compared.to_the_bit and device.type == "cuda" and not again.trainer.deterministic:
+            say("on CUDA only runs with trainer.deterministic=true come to the same bits")
         if format == "json":
             show_json(original, folder, differing, compared, verdict, well)
         else:
@@ -117,8 +119,8 @@ def found(config: DictConfig, run: str) -> Iterator[Original]:
             raise _unfinished(fetched["name"], fetched["state"], fetched["message"], "let it finish")
         download = ["mlflow", "artifacts", "download", "--run-id", fetched["id"], "--dst-path", ".", "--artifact-path"]
         command = f"MLFLOW_TRACKING_URI={shlex.quote(fetched['uri'])} {shlex.join(download)}"
-        environments = _environments(read_json(Path(place) / "result.json"))
-        yield Original(fetched["name"], fetched["id"], Path(place), environments, command)
+        environments = _environments(fetched["name"], Path(place))
+        yield Original(_told(fetched["name"]), fetched["id"], Path(place), environments, command)
 
 
 def _in_folder(folder: Path) -> Original:
@@ -130,7 +132,7 @@ def _in_folder(folder: Path) -> Original:
         status = read_status(folder) or {"state": "not begun", "message": ""}
         remedy = f"let it finish: python run.py resume={shlex.quote(str(folder))}"
         raise _unfinished(str(folder), status["state"], status["message"], remedy)
-    environments = _environments(read_json(folder / "result.json"))
+    environments = _environments(str(folder), folder)
     return Original(folder.absolute().name, record.get("id", str(folder)), folder, environments, "")
 
 
@@ -139,13 +141,13 @@ def _unfinished(name: str, state: str, message: str, remedy: str) -> InputError:
     return InputError("task.run", f"{name} is not finished ({why}), so there is nothing to compare with; {remedy}")
 
 
-def _environments(result: Mapping[str, Any] | None) -> list[dict]:
-    """What the run was trained in, by its result.json, which somebody else may have written."""
-    if result is None:
-        raise InputError("task.run", "its result.json is damaged")
-    told = [*(result.get("earlier_environments") or []), result.get("environment") or {}]
-    if not all(isinstance(environment, dict) for environment in told):
-        raise InputError("task.run", "its result.json does not tell what it was trained in")
+def _environments(name: str, folder: Path) -> list[dict]:
+    """What the run in the folder was trained in, by its result.json, which somebody else may have written."""
+    result = read_json(folder / "result.json") or {}
+    earlier, last = result.get("earlier_environments", []), result.get("environment")
+    told = [*earlier, last] if isinstance(earlier, list) else []
+    if not told or not all(isinstance(environment, dict) for environment in told):
+        raise InputError("task.run", f"the result.json of {name} is damaged: it does not tell what it was trained in")
     return told
 
 
@@ -204,6 +206,7 @@ def show_json(
         "original": original.name,
         "reproduction": str(folder),
         "differs": differing,
+        "trained_in": original.environments,
         "commands": old_code(original, differing),
         **compared.as_json(),
         "verdict": verdict,
@@ -225,10 +228,11 @@ def show(original: Original, folder: Path, differing: Mapping, compared: Compari
         lines.append(("differs", f"{SHOWN.get(name, name)}: {' -> '.join(map(_told, pair))}"))
     if len(original.environments) > 1:
         stretches = ", ".join(
-            f"step {there.get('step')} on {str(there.get('git_commit'))[:12]}, {there.get('device')}, {there.get('threads')} threads"
+            f"from step {_told(there.get('step'))} {_told(there.get('git_commit'))[:12]}, {_told(there.get('device'))}, "
+            f"{_told(there.get('threads'))} threads"
             for there in original.environments
         )
-        lines.append(("was resumed", f"elsewhere or by other code ({stretches}); one training compares with the last"))
+        lines.append(("was resumed", f"elsewhere or by other code: {stretches}"))
     lines += [("the old code", command) for command in old_code(original, differing)]
     for name, text in lines:
         console.print(f"{name:<13}  {text}", soft_wrap=True)
@@ -237,7 +241,7 @@ def show(original: Original, folder: Path, differing: Mapping, compared: Compari
 def old_code(original: Original, differing: Mapping) -> list[str]:
     """The commands that bring back the code of the original, when it is not that of now."""
     was = original.environments[-1]
-    commit = str(was.get("git_commit", "unknown")).removesuffix(CHANGED)
+    commit = _told(was.get("git_commit", "unknown")).removesuffix(CHANGED)
     if not differing.keys() & {"git_commit", "changes"} or commit == "unknown":
         return []
     commands = [f"git checkout {shlex.quote(commit)}"]
@@ -280,7 +284,9 @@ def _number(value: float | None) -> str:
 
 
 def _told(value: object) -> str:
-    return "none" if value is None else str(value)[:100]
+    """What somebody else may have written, as one line for a terminal."""
+    text = "none" if value is None else str(value)[:100]
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _hash(environment: Mapping) -> str:
