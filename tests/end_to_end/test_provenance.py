@@ -29,9 +29,12 @@ def checksum(images):
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def test_a_run_that_was_killed_tells_what_it_was_trained_in(interrupted_run):
+def test_a_run_that_was_stopped_tells_what_it_was_trained_in(call, stopping, tmp_path):
     """Against what the packages and PyTorch say themselves, and the images read anew."""
-    (environment,) = record(interrupted_run)["environments"]
+    with stopping(2, signal.SIGTERM):
+        assert call(*BASELINE, "tracking=none").status == 128 + signal.SIGTERM
+    folder = only_folder(tmp_path)
+    (environment,) = record(folder)["environments"]
     for package in ("mcl_lab", "torchvision", "numpy", "pillow"):
         assert environment[package] == version(package)
     assert (environment["torch"], environment["python"]) == (torch.__version__, platform.python_version())
@@ -42,15 +45,15 @@ def test_a_run_that_was_killed_tells_what_it_was_trained_in(interrupted_run):
     git = ["git", "-C", str(RUN.parent), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     assert environment["git_commit"].removesuffix("+changes") == commit
-    tags = record(interrupted_run)["tags"]
+    tags = record(folder)["tags"]
     assert tags["git_commit"] == environment["git_commit"] and tags["torch"] == environment["torch"]
     assert tags["device"] == environment["device"]
     assert tags["data_checksum"] == f"{checksum(train)} {checksum(test)}"
 
 
-def test_a_finished_run_tells_it_in_its_result(lmcl_run):
-    result = json.loads((lmcl_run / "result.json").read_text())
-    assert [result["environment"]] == record(lmcl_run)["environments"] and "earlier_environments" not in result
+def test_a_finished_run_tells_it_in_its_result(baseline_run):
+    result = json.loads((baseline_run / "result.json").read_text())
+    assert [result["environment"]] == record(baseline_run)["environments"] and "earlier_environments" not in result
 
 
 def in_code(commit, changes=None, **others):
