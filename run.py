@@ -24,7 +24,7 @@ from mcl_lab.config.several import compose_several
 from mcl_lab.config.stored import resumed
 from mcl_lab.config.sweeps import expand, split_names
 from mcl_lab.config.targets import SLURM, TRAIN
-from mcl_lab.errors import InputError, Interrupted, RunFailed
+from mcl_lab.errors import InputError, Interrupted, RunFailed, plain_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,7 +174,8 @@ def hand_over(argv: Sequence[str]) -> None:
 def report(error: InputError | RunFailed) -> int:
     """One line on stderr; returns the exit status."""
     kind = "stopped" if isinstance(error, Interrupted) else "error"
-    print(f"mcl_lab: {kind}: {' '.join(str(error).split())}", file=sys.stderr)
+    line = plain_text(" ".join(str(error).split()))
+    print(f"mcl_lab: {kind}: {line}", file=sys.stderr)
     return error.status
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from mcl_lab.errors import InputError
-from mcl_lab.results.formats import plain_text
+from mcl_lab.errors import InputError, plain_text
 from mcl_lab.results.plots import (
     Baseline,
     Curve,

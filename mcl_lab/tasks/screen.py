@@ -7,6 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mcl_lab.errors import plain_text
+
 WIDTH = 120  # of what goes into a file or a pipe
 
 
@@ -28,4 +30,4 @@ def table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
 
 def say(text: str) -> None:
     """One line beside what a task prints, which may go into a file."""
-    print(f"mcl_lab: {text}", file=sys.stderr)
+    print(f"mcl_lab: {plain_text(text)}", file=sys.stderr)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mcl_lab.config.compose import run_folder
 from mcl_lab.config.stored import FILE_NAME, to_yaml
-from mcl_lab.errors import InputError, Interrupted, RunFailed
+from mcl_lab.errors import InputError, Interrupted, RunFailed, plain_text
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.failures import in_one_line
@@ -59,6 +59,7 @@ class Run(NamedTuple):
     record: dict  # what the journal begins with
     lock: RunLock
     warnings: list[str]  # what is odd about the data, and about the place where it is recorded
+    left_out: list[str]  # images that could not be read
 
 
 def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
@@ -121,8 +122,8 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
         record=journal.append,
         progress=progress,
     )
-    warnings = [*batches.warnings, unsafe] if unsafe else batches.warnings
-    return Run(trainer, checkpoints, journal, record, lock, warnings)
+    warnings = [*data.warnings, *batches.warnings, *([unsafe] if unsafe else [])]
+    return Run(trainer, checkpoints, journal, record, lock, warnings, data.left_out)
 
 
 def execute(run: Run, config: DictConfig, folder: Path) -> None:
@@ -150,6 +151,8 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     )
     for warning in run.warnings:
         log.warning(warning)
+    for image in run.left_out:
+        log.info("left out: %s", image)
     try:
         with in_one_line(config, folder):
             records = trainer.fit()
@@ -186,12 +189,24 @@ def refuse_other_data(before: dict, now: dict) -> None:
         raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
 
 
+class PlainText(logging.Formatter):
+    """Names of files and classes may hold anything: a message is one line, and neither it nor a traceback has a character
+    that a terminal obeys or that UTF-8 does not have."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return plain_text(super().formatMessage(record))
+
+    def formatException(self, ei) -> str:  # noqa: N802
+        return "\n".join(map(plain_text, super().formatException(ei).splitlines()))
+
+
 @contextmanager
 def run_log(folder: Path) -> Iterator[None]:
     """Everything logged goes into run.log, warnings to stderr as well."""
     file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
     file.handleError = lambda _: None  # a log on a full disk misses lines; what must be whole is the checkpoint
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.setFormatter(PlainText("%(asctime)s %(levelname)s %(message)s"))
+    screen.setFormatter(PlainText("%(message)s"))
     screen.setLevel(logging.WARNING)
     screen.addFilter(
         lambda entry: entry.levelno == logging.WARNING
