@@ -2,14 +2,14 @@
 
 import errno
 import logging
+import math
 import os
 import stat
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mcl_lab.errors import InputError
 
-LARGE = 2**24  # pixels: images above are decoded one at a time, which bounds the memory that all threads take together
+LARGE = 2**24  # pixels: images above are decoded one after the other, as every thread would keep the memory of one
 # Of these errors the file is the cause, of all others the machine; Pillow's own OSErrors have no number.
 _OF_THE_FILE = {
     None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EOVERFLOW,
@@ -83,18 +83,19 @@ def read(files: ImageFiles, size: int) -> tuple[Tensor, dict[int, str]]:
     images = torch.empty(len(files.paths), 3, size, size, dtype=torch.uint8)
     pixels = images.numpy()  # the same memory, faster to write to
     resize = _resize_and_crop(size)
-    one_large = threading.Lock()
+    large: list[int] = []  # places
 
-    def decode(places: range) -> dict[int, str]:
+    def decode(places: Sequence[int], most: float = LARGE) -> dict[int, str]:
+        """Of images with at most so many pixels; the others are added to `large`."""
         unreadable = {}
         for place in places:
             try:
                 _refuse_no_file(files.paths[place])
-                with (
-                    Image.open(files.paths[place]) as image,
-                    one_large if image.width * image.height > LARGE else nullcontext(),
-                ):
-                    pixels[place] = np.asarray(resize(_to_rgb(image))).transpose(2, 0, 1)
+                with Image.open(files.paths[place]) as image:
+                    if image.width * image.height > most:
+                        large.append(place)
+                    else:
+                        pixels[place] = np.asarray(resize(_to_rgb(image))).transpose(2, 0, 1)
             except MemoryError:
                 raise
             except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
@@ -107,7 +108,9 @@ def read(files: ImageFiles, size: int) -> tuple[Tensor, dict[int, str]]:
     tasks = [range(len(images))[first : first + 128] for first in range(0, len(images), 128)]
     threads = ThreadPoolExecutor(min(8, torch.get_num_threads()))  # with more they only wait for each other
     with _quiet(files.paths), threads:
-        return images, {place: why for part in threads.map(decode, tasks) for place, why in part.items()}
+        unreadable = {place: why for part in threads.map(decode, tasks) for place, why in part.items()}
+        unreadable |= decode(large, math.inf)
+    return images, dict(sorted(unreadable.items()))
 
 
 def first_few(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
