@@ -92,10 +92,13 @@ def test_a_link_to_a_folder_above_adds_nothing(root, target):
     assert of_train(root) == PLAIN
 
 
-def test_a_link_above_a_class_that_lies_elsewhere_adds_nothing(root, tmp_path):
-    (root / "train/cats").rename(tmp_path / "cats")
-    (root / "train/cats").symlink_to(tmp_path / "cats")
-    (tmp_path / "cats/up").symlink_to("..")
+@pytest.mark.parametrize("target", ["..", "data"])
+def test_a_link_above_a_class_that_lies_elsewhere_adds_nothing(root, tmp_path, target):
+    (tmp_path / "far/away/others").mkdir(parents=True)
+    (tmp_path / "far/away/others/1.png").write_text("")
+    (root / "train/cats").rename(tmp_path / "far/away/cats")
+    (root / "train/cats").symlink_to(tmp_path / "far/away/cats")
+    (tmp_path / "far/away/cats/up").symlink_to(".." if target == ".." else root)
     assert of_train(root) == PLAIN
 
 

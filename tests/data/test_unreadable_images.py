@@ -1,6 +1,7 @@
 """Files that Pillow cannot read, or reads as something else than their pixels: the reason, and what is left out."""
 
 import io
+import logging
 import os
 import re
 import resource
@@ -240,6 +241,15 @@ def test_nothing_is_said_uninvited(root, monkeypatch, capfd):
     assert [line.partition(":")[0] for line in train.left_out] == ["cats/damaged.tif", "cats/larger.png"]
     assert "exceeds limit" in train.left_out[1]
     assert len(train) == 8 + 3
+
+
+def test_what_pillow_logs_is_not_shown(tmp_path, monkeypatch, capfd):
+    """Ten samples a pixel; what nobody has asked for, Python's logging prints on stderr."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    content = encoded(Image.new("RGB", (8, 8)), "TIFF")
+    spoilt = content.replace(struct.pack("<HHII", 277, 3, 1, 3), struct.pack("<HHII", 277, 3, 1, 10))
+    assert spoilt != content and read_one(tmp_path, spoilt, "x.jpg")[1] == "is no image of a known format"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_stderr_is_as_it_was_after_tiff_files(root, capfd):

@@ -108,10 +108,11 @@ def spoilt(tmp_path_factory):
 
 def test_bad_images_under_any_names_are_left_out_and_listed(spoilt, tmp_path):
     words, faults = spoilt
-    words = [*words, "data.images.unreadable=skip", "data.batch_size=44", "trainer.epochs=1"]
+    words = [*words, "data.images.unreadable=skip", "data.batch_size=85", "trainer.epochs=1"]
     status, text = ended(tmp_path, *words)
     assert status == 0, text
-    train, test = (line for line in text.splitlines() if "left out" in line)
+    train, test, others = text.splitlines()[:3]
+    assert "it repeats images" in others and text.splitlines()[3].split() == ["a:", "resnet8", "b:", "resnet8"]
     total = 6 * len(NAMES) + 1
     assert train.startswith(f"{len(NAMES)} of {total + len(NAMES)} train images cannot be read and are left out: ")
     assert test.startswith(f"{len(NAMES) + 1} of {3 * len(NAMES) + 1} test images cannot be read and are left out: ")
@@ -235,6 +236,7 @@ def test_data_that_is_away_stops_no_run_and_no_run_begins(tmp_path):
     assert_same_run(folder, only_folder(undisturbed))
 
 
+@pytest.mark.full
 def test_a_run_goes_on_without_the_images_it_left_out(tmp_path):
     """The same are left out again; when one of them is mended the data are others, and that is said."""
     words = [*words_of(tmp_path / "data"), "trainer.epochs=40", "data.images.unreadable=skip"]
