@@ -66,9 +66,10 @@ def note_failure(folder: Path | str, message: str, *, failures: int, ended: bool
 
 
 def one_line(error: Exception) -> str:
-    """A store's error, for people: its first line, not too long, and no password in it."""
+    """A store's error, for people: its first line, not too long, and no password in it. What it was caused by stands last."""
     first = (str(error).splitlines() or [""])[0]
-    return without_secrets(f"{type(error).__name__}: {first}")[:ERROR_LENGTH]
+    line = without_secrets(f"{type(error).__name__}: {first}")
+    return line if len(line) <= ERROR_LENGTH else f"{line[: ERROR_LENGTH - 125]} ... {line[-120:]}"
 
 
 def is_delivered(folder: Path | str, *, vanished: bool = False) -> bool:
