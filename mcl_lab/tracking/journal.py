@@ -163,7 +163,7 @@ def _epoch(line: str) -> dict[str, Any] | None:
         epoch = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(epoch, dict) or not has_types(epoch, _EPOCH_TYPES):
+    if "\ufffd" in line or not isinstance(epoch, dict) or not has_types(epoch, _EPOCH_TYPES):  # bytes that are no UTF-8
         return None
     return epoch if all(isinstance(value, int | float | None) for value in epoch["metrics"].values()) else None
 
