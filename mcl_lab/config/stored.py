@@ -1,8 +1,9 @@
 """The config.yaml of a run folder: written, read back as input that may be hostile, and resumed from."""
 
 import copy
-import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -17,8 +18,8 @@ from mcl_lab.errors import InputError
 FILE_NAME = "config.yaml"
 
 
-def to_yaml(config: DictConfig) -> str:
-    """The text of config.yaml: everything resolved, user and password taken out of URIs.
+def to_yaml(config: DictConfig, clean: Callable[[str], str]) -> str:
+    """The text of config.yaml: everything resolved, and every text in it passed through `clean`, which takes secrets out.
 
     Of `hydra` it keeps what was typed and the choice in each group.
     """
@@ -27,12 +28,7 @@ def to_yaml(config: DictConfig) -> str:
         group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")
     }
     tree["hydra"] = {"overrides": {"task": overrides(config)}, "runtime": {"choices": choices}}
-    return without_credentials(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
-
-
-def without_credentials(text: str) -> str:
-    """A text with user and password taken out of the URIs in it."""
-    return re.sub(r"://[^/\s'\"]*@", "://", text)
+    return yaml.safe_dump(_each_text(tree, clean), sort_keys=False, allow_unicode=True)
 
 
 def read_config(folder: str | Path, key: str) -> DictConfig:
@@ -118,6 +114,14 @@ def _copy(source: DictConfig, target: DictConfig, name: str) -> None:
             return
         tree = tree[part]
     OmegaConf.update(target, name, tree, merge=False)
+
+
+def _each_text(tree: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(tree, dict):
+        return {name: _each_text(value, change) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_each_text(value, change) for value in tree]
+    return change(tree) if isinstance(tree, str) else tree
 
 
 def _check_record(config: DictConfig) -> None:

@@ -13,6 +13,7 @@ from mcl_lab.config.compose import defaults_for
 from mcl_lab.config.key import changes, key_config, pair_kind, pair_name, recipe, recipe_key, repeat_key, run_key
 from mcl_lab.config.plain import leaves, plain
 from mcl_lab.launch.code import commit_of
+from mcl_lab.tracking.secrets import without_secrets
 from mcl_lab.training.final import final_figures
 
 HOUSE = Path(__file__).resolve().parents[2]
@@ -46,10 +47,10 @@ def record_of(config: DictConfig, folder: Path) -> dict:
 
 def going_on(record: dict) -> dict:
     """The record of a run that this process goes on with: other code than it began with is named after that."""
-    tags = record["tags"]
-    if commit_of(HOUSE) == tags["git_commit"].split(" then ")[-1]:
+    before = record["tags"].get("git_commit", "unknown")
+    if commit_of(HOUSE) == before.split(" then ")[-1]:
         return record
-    return record | {"tags": tags | {"git_commit": f"{tags['git_commit']} then {commit_of(HOUSE)}"}}
+    return record | {"tags": record["tags"] | {"git_commit": f"{before} then {commit_of(HOUSE)}"}}
 
 
 def result_of(config: DictConfig, records: list[dict], device: torch.device) -> dict:
@@ -76,6 +77,6 @@ def result_of(config: DictConfig, records: list[dict], device: torch.device) -> 
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
             "threads": torch.get_num_threads(),
             "host": platform.node(),
-            "command": [word for word in sys.argv[1:] if "tracking." not in word],  # where passwords are
+            "command": [without_secrets(word) for word in sys.argv[1:] if "tracking." not in word],
         },
     }

@@ -21,6 +21,7 @@ from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
 from mcl_lab.tracking.journal import Journal, is_finished, read_last_epoch, read_record
 from mcl_lab.tracking.lock import RunLock
+from mcl_lab.tracking.secrets import without_credentials, without_secrets
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import network_warning, stored_uri
 from mcl_lab.training.checkpoints import Checkpoints, drop_steps
@@ -137,7 +138,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
             f"{folder} has epochs and no checkpoint to go on from; to start over, delete the run folder {folder}"
         )
     if not (folder / FILE_NAME).exists():
-        write_atomically(folder / FILE_NAME, to_yaml(config))
+        write_atomically(folder / FILE_NAME, to_yaml(config, without_credentials))
     journal.begin(run.record)
     journal.restore(trainer.records)
     journal.status("running")
@@ -186,12 +187,19 @@ def refuse_other_data(before: dict, now: dict) -> None:
         raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
 
 
+class WithoutSecrets(logging.Formatter):
+    """Tracebacks included: run.log is an artifact in MLflow too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+
 @contextmanager
 def run_log(folder: Path) -> Iterator[None]:
     """Everything logged goes into run.log, warnings to stderr as well."""
     file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
     file.handleError = lambda _: None  # a log on a full disk misses lines; what must be whole is the checkpoint
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.setFormatter(WithoutSecrets("%(asctime)s %(levelname)s %(message)s"))
     screen.setLevel(logging.WARNING)
     screen.addFilter(
         lambda entry: entry.levelno == logging.WARNING

@@ -5,9 +5,10 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 
@@ -42,9 +43,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`; None when there is no such file or something else damaged it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def has_types(value: dict[str, Any], types: Mapping[str, type | UnionType]) -> bool:
+    """Whether a JSON object holds what it should: of one that was damaged, and is JSON all the same, nothing is relied on."""
+    return all(name in value and isinstance(value[name], kind) for name, kind in types.items())
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stor
 
 from mlflow import MlflowClient  # after mlflow_store, which sets it up  # isort: skip
 from mlflow.entities import Run  # isort: skip
-from mlflow.exceptions import MlflowException  # isort: skip
 
 PAGE = 1000  # runs a request
 STATES = {status: state for state, status in MLFLOW_STATUS.items() if state != "vanished"}
@@ -94,7 +93,7 @@ class MlflowRuns:
     def _reaching(self) -> Iterator[None]:
         try:
             yield
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # of what is no MLflow server, MLflow raises whatever its answer trips over
             raise StoreUnavailable(f"{self.uri} does not answer as an MLflow store: {one_line(error)}") from error
 
 

@@ -51,7 +51,7 @@ class RunFolders:
         """A run's epochs, in order, with the metrics whose names are wanted."""
         return [
             {**epoch, "metrics": {name: value for name, value in epoch["metrics"].items() if wanted(name)}}
-            for epoch in read_epochs(place)
+            for epoch in read_epochs(place, skip_damaged=True)
         ]
 
 
@@ -69,9 +69,7 @@ def is_running(folder: Path) -> bool:
 
 def _read(folder: Path) -> RecordedRun | None:
     record, status = read_record(folder), read_status(folder)
-    if record is None or record.get("tags", {}).get(KIND_TAG) == "sweep":
-        return None
-    if not record.keys() >= {"id", "name", "run_key", "params", "tags", "created_ms"}:
+    if record is None or record["tags"].get(KIND_TAG) == "sweep":
         return None
     state, message = end_state(status, vanished=not is_running(folder)) or "running", (status or {}).get("message", "")
     result = read_json(folder / "result.json") if state == "finished" else None
