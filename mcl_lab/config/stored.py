@@ -1,6 +1,7 @@
 """The config.yaml of a run folder: written, read back as input that may be hostile, and resumed from."""
 
 import copy
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mcl_lab.config.aliases import refuse_multiplied
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import is_group, overrides, parse
 from mcl_lab.config.key import TRAINER_KEYS, differences, key_config
@@ -41,9 +43,9 @@ def read_config(folder: str | Path, key: str) -> DictConfig:
     Raises InputError(key) for a folder or file that is not there, and as `parse_config`.
     """
     path = Path(folder) / FILE_NAME
-    if not str(folder) or not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise InputError(key, f"must be the folder of a run; {str(folder)!r} is no folder")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(key, f"{folder} has no {FILE_NAME}, so it is not the folder of a run")
     try:
         text = path.read_text(encoding="utf-8")
@@ -59,8 +61,9 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
     that would be evaluated.
     """
     try:
+        refuse_multiplied(text)
         config = OmegaConf.create(text)
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise InputError(key, f"{path} cannot be read: {error}") from error
     if not isinstance(config, DictConfig):
         raise InputError(key, f"{path} is not a config")

@@ -1,6 +1,7 @@
 """Which runs a report is about: where they are read, what is read of them, and which of them are wanted."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRun
                 raise InputError("tracking.uri", f"{error}; task.source=folders reads the run folders") from error
             reason = str(error)
         say(f"not from MLflow: {reason}")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError("task.runs", f"there is no folder {folder}; name the folder of the run folders")
     folders = RunFolders(folder)
     return folders, _described(folders.runs())

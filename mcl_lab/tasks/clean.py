@@ -1,7 +1,9 @@
 """task=clean: what can go from run folders."""
 
+import os
 import shutil
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import DictConfig
 
@@ -11,7 +13,7 @@ from mcl_lab.tracking.journal import is_finished
 from mcl_lab.tracking.lock import is_held
 
 
-def clean(config: DictConfig, *, runs: str = "runs", delete: bool = False) -> None:
+def clean(config: DictConfig, *, runs: Annotated[str, "not empty"] = "runs", delete: bool = False) -> None:
     """List, and delete when `delete`, what no run needs any more: checkpoints of finished runs for going on, temporary
     files that a crash left behind, and folders of runs that were stopped before their first checkpoint. A folder in use,
     or with files that are not a run's, is left alone.
@@ -19,7 +21,7 @@ def clean(config: DictConfig, *, runs: str = "runs", delete: bool = False) -> No
     runs: a run folder, or a folder of them. Raises InputError("task.runs").
     """
     root = Path(runs)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError("task.runs", f"there is no folder {root}")
     total = 0
     for folder in run_folders(root):

@@ -1,8 +1,9 @@
 """task=evaluate: score the networks of a run on a data set."""
 
 import json
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,7 +17,7 @@ from mcl_lab.training.checkpoints import newest_file, read
 from mcl_lab.training.evaluation import evaluate as accuracies_of
 
 
-def evaluate(config: DictConfig, *, checkpoint: str, format: Literal["table", "json"] = "table") -> None:
+def evaluate(config: DictConfig, *, checkpoint: Annotated[str, "not empty"], format: Literal["table", "json"] = "table") -> None:
     """Print top-1 and top-5 accuracies (%) of every head and ensemble on the test images.
 
     checkpoint: a run folder, whose finished networks or newest checkpoint are taken, or a checkpoint file in one.
@@ -24,7 +25,7 @@ def evaluate(config: DictConfig, *, checkpoint: str, format: Literal["table", "j
     training images were. Raises InputError.
     """
     path = Path(checkpoint)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError("task.checkpoint", f"there is no {path}")
     folder = path if path.is_dir() else path.absolute().parent.parent
     run = read_config(folder, "task.checkpoint")
