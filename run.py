@@ -18,7 +18,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mcl_lab.config.check import check
+from mcl_lab.config.check import check, check_hydra
 from mcl_lab.config.compose import CONF, compose
 from mcl_lab.config.several import compose_several
 from mcl_lab.config.stored import resumed
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if split_names(overrides)[0]:
                 raise InputError("sweeps", "names several runs; --cfg and its like are about one, leave it out")
             if not flags.shell_completion:
-                compose(overrides)  # so that what is wrong is said in one line
+                check_hydra(compose(overrides))  # so that what is wrong is said in one line
             hand_over(in_order(argv, flags))
         elif several:
             run_several(argv, flags)
@@ -172,7 +172,7 @@ def hand_over(argv: Sequence[str]) -> None:
     sys.argv = [__file__, *argv]
     try:
         job()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError("config", str(error)) from error
 
 

@@ -38,7 +38,7 @@ def check(config: DictConfig) -> None:
     written = unresolved(config)
     _check_keys(written)  # before a key that is gone is reported as an interpolation to it
     _check_environment(written)
-    _check_hydra(config)
+    check_hydra(config)
     tree = plain(config)
     _check_keys(tree)
     _check_scalars(tree)
@@ -51,6 +51,26 @@ def check(config: DictConfig) -> None:
         if not folder:
             raise InputError("hydra.run.dir", "needs the name of a folder")
         _check_scalars({"hydra.run.dir": folder})
+
+
+def check_hydra(config: DictConfig) -> None:
+    """Raise InputError for what Hydra must not do, or would do in our place."""
+    if "hydra" not in config:
+        return
+    if not OmegaConf.is_dict(config.hydra):
+        raise InputError("hydra", "must be a mapping")
+    raw = {"hydra": OmegaConf.to_container(config.hydra, resolve=False)}
+    for key, node in _nodes(raw):
+        check_target(key, node["_target_"])
+    _check_unused(raw["hydra"])
+    launcher = raw["hydra"].get("launcher")
+    if launcher is not None and not isinstance(launcher, dict):
+        raise InputError("hydra.launcher", "must be a mapping; choose one by hydra/launcher=local")
+    if launcher and str(launcher.get("_target_")).startswith("mcl_lab."):
+        _check_node("hydra.launcher", launcher)
+    for key, _ in leaves(raw):
+        if "()" in key.split("."):
+            raise InputError(key, "a logging factory is not allowed")
 
 
 def _check_keys(tree: dict) -> None:
@@ -199,25 +219,6 @@ def _check_environment(written: dict) -> None:
     for key, value in leaves(written):
         if "oc.env" in str(value) and not _ENVIRONMENT_ALLOWED.fullmatch(key):
             raise InputError(key, "oc.env is allowed only in data.root, tracking.* and hydra.*; write the value itself")
-
-
-def _check_hydra(config: DictConfig) -> None:
-    if "hydra" not in config:
-        return
-    if not OmegaConf.is_dict(config.hydra):
-        raise InputError("hydra", "must be a mapping")
-    raw = {"hydra": OmegaConf.to_container(config.hydra, resolve=False)}
-    for key, node in _nodes(raw):
-        check_target(key, node["_target_"])
-    _check_unused(raw["hydra"])
-    launcher = raw["hydra"].get("launcher")
-    if launcher is not None and not isinstance(launcher, dict):
-        raise InputError("hydra.launcher", "must be a mapping; choose one by hydra/launcher=local")
-    if launcher and str(launcher.get("_target_")).startswith("mcl_lab."):
-        _check_node("hydra.launcher", launcher)
-    for key, _ in leaves(raw):
-        if "()" in key.split("."):
-            raise InputError(key, "a logging factory is not allowed")
 
 
 def _check_unused(hydra: dict) -> None:

@@ -14,6 +14,7 @@ from mcl_lab.config.check import check
 from mcl_lab.config.compose import is_group, overrides, parse
 from mcl_lab.config.key import TRAINER_KEYS, differences, key_config
 from mcl_lab.config.plain import leaves, plain
+from mcl_lab.config.targets import TRAIN
 from mcl_lab.errors import InputError
 
 FILE_NAME = "config.yaml"
@@ -73,6 +74,8 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
     try:
         check(config)
         _check_record(config)
+        if config.task._target_.startswith("mcl_lab.tasks.") and config.task._target_ != TRAIN:
+            raise InputError("task._target_", "must be that of a run; other tasks leave no config")
     except InputError as error:
         raise InputError(key, f"{path}: {error}") from error
     config.setdefault("sweep", None)  # older configs have none

@@ -49,6 +49,8 @@ def expand(names: Sequence[str], overrides: Sequence[str], config_dir: Path | No
         for override in [*parse(words), *typed]:
             alternatives[override.get_key_element()] = _alternatives(override, folders)
         runs += [list(words) for words in itertools.product(*alternatives.values())]
+    if not runs:
+        raise InputError("sweeps", f"{' and '.join(names)} has no rows")
     return [list(run) for run in dict.fromkeys(map(tuple, runs))]
 
 
