@@ -38,7 +38,15 @@ def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
     }
     stored = read_json(Path(folder) / DELIVERY)
     same = stored is not None and all(stored.get(key) == fresh[key] for key in ("id", "uri", "experiment"))
-    return fresh | stored if same else fresh
+    return fresh | stored if same and _is_sound(stored) else fresh
+
+
+def _is_sound(stored: dict[str, Any]) -> bool:
+    """Whether a sender wrote it, as far as others rely on that."""
+    error = stored.get("error")
+    return isinstance(stored.get("last_epoch", 0), int) and (
+        error is None or isinstance(error, dict) and {"message", "failures", "ended", "gave_up"} <= error.keys()
+    )
 
 
 def write_delivery(folder: Path | str, delivery: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`; None when there is no such file or something else damaged it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

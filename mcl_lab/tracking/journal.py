@@ -14,7 +14,7 @@ import os
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from mcl_lab.tracking.files import read_json, write_atomically, write_json
 from mcl_lab.tracking.processes import process_start, this_host
@@ -22,6 +22,18 @@ from mcl_lab.tracking.uri import stored_uri
 
 RECORD, METRICS, STATUS = "record.json", "metrics.jsonl", "status.json"
 LONGEST_LINE = 2**16  # bytes; an epoch of two peers takes about two thousand
+
+# What is read may have been damaged, or made by somebody else: the types that others rely on, and what older files lack.
+_Texts = dict[str, str]
+_OF_RECORD = {
+    "id": str, "run_key": str, "name": str, "uri": str | None, "experiment": str, "params": _Texts, "tags": _Texts,
+    "created_ms": int, "parent": str | None,
+}  # fmt: skip
+_OF_STATUS = {
+    "state": str, "message": str, "started_ms": int, "ended_ms": int | None, "pid": int, "process_start": str | None, "host": str,
+}  # fmt: skip
+_OF_EPOCH = {"epoch": int, "step": int, "time_ms": int, "metrics": dict[str, float | int | None]}
+_MISSING = {"parent": None}
 
 State = Literal["running", "submitted", "finished", "failed", "interrupted"]
 
@@ -98,14 +110,13 @@ class Journal:
 
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:
-    """record.json of a run folder; None when there is none."""
-    record = read_json(Path(folder) / RECORD)
-    return record and {"parent": None} | record  # older ones have no parent
+    """record.json of a run folder; None when there is none, or one that no run wrote."""
+    return _sound(read_json(Path(folder) / RECORD), _OF_RECORD)
 
 
 def read_status(folder: Path | str) -> dict[str, Any] | None:
-    """status.json of a run folder; None when there is none."""
-    return read_json(Path(folder) / STATUS)
+    """status.json of a run folder; None when there is none, or one that no run wrote."""
+    return _sound(read_json(Path(folder) / STATUS), _OF_STATUS)
 
 
 def is_finished(folder: Path | str) -> bool:
@@ -115,13 +126,13 @@ def is_finished(folder: Path | str) -> bool:
 
 
 def read_epochs(folder: Path | str) -> list[dict[str, Any]]:
-    """The epochs in metrics.jsonl, in order, without a line still being written, or left half by a crash."""
+    """The epochs in metrics.jsonl, in order, without a line still being written, or left half by a crash, or that no run wrote."""
     try:
         text = (Path(folder) / METRICS).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     complete = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in complete.splitlines() if line]
+    return [epoch for line in complete.splitlines() if line and (epoch := _epoch(line))]
 
 
 def read_last_epoch(folder: Path | str) -> dict[str, Any] | None:
@@ -133,7 +144,28 @@ def read_last_epoch(folder: Path | str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     complete = text[: text.rfind("\n") + 1].splitlines()
-    return json.loads(complete[-1]) if complete else None
+    return _epoch(complete[-1]) if complete else None
+
+
+def _epoch(line: str) -> dict[str, Any] | None:
+    try:
+        return _sound(json.loads(line), _OF_EPOCH)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _sound(value: Any, types: dict[str, Any]) -> dict[str, Any] | None:
+    """A JSON object with values of these types at least; None for anything else."""
+    if not isinstance(value, dict):
+        return None
+    value = {name: default for name, default in _MISSING.items() if name in types} | value
+    return value if all(name in value and _is_of(value[name], kind) for name, kind in types.items()) else None
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(isinstance(item, get_args(kind)[1]) for item in value.values())
+    return isinstance(value, kind)
 
 
 def _line(epoch: dict[str, Any]) -> str:

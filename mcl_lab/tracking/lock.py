@@ -127,7 +127,7 @@ def heartbeat_age(folder: Path | str) -> float:
 
 def is_held(folder: Path | str) -> bool:
     """Whether a living process holds the run folder: it runs on this host, or has beaten lately on another."""
-    holder = read_json(Path(folder) / LOCK)
+    holder = _owner(read_json(Path(folder) / LOCK))
     if holder is None:
         return False
     if holder["host"] == this_host():
@@ -167,9 +167,16 @@ def _is_still(path: Path, file: TextIO) -> bool:
 def _parse(text: str) -> dict[str, Any] | None:
     """The owner written in a lock file; None for a new file, or one whose owner died writing it."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return _owner(json.loads(text))
+    except (ValueError, RecursionError):
         return None
+
+
+def _owner(value: Any) -> dict[str, Any] | None:
+    """What a process wrote of itself; None for anything else."""
+    kinds = {"host": str, "pid": int, "process_start": str | None, "slurm": list | None}
+    sound = isinstance(value, dict) and all(isinstance(value.get(name, ...), kind) for name, kind in kinds.items())
+    return value if sound else None
 
 
 def _waiting_line(folder: Path, holder: dict[str, Any], stale_after: float) -> str:
