@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from mcl_lab.errors import InputError, RunFailed
+from mcl_lab.errors import InputError, RunFailed, plain_text
 from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, is_delivered, note_failure, one_line
 from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import RECORD, read_record
@@ -34,7 +34,7 @@ def sync(
     failed = []
     for folder in folders:
         outcome, delivered = _sync_one(folder)
-        print(f"{folder}: {outcome}", flush=True)
+        print(plain_text(f"{folder}: {outcome}"), flush=True)
         if not delivered:
             failed.append(folder)
     if not folders:

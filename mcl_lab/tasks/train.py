@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mcl_lab.config.compose import run_folder
 from mcl_lab.config.stored import FILE_NAME, to_yaml
-from mcl_lab.errors import InputError, Interrupted
+from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder
@@ -126,8 +126,12 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     trainer, checkpoints, journal = run.trainer, run.checkpoints, run.journal
     state = checkpoints.newest()
     if state:
-        refuse_other_data(state["data"], checkpoints.facts["data"])
-        trainer.load_state_dict(state)
+        try:
+            refuse_other_data(state["data"], checkpoints.facts["data"])
+            trainer.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            message = f"the newest checkpoint in {checkpoints.folder} is not of this run: {error}"
+            raise RunFailed(f"{message}; to start over, delete the run folder {folder}") from error
     if not (folder / FILE_NAME).exists():
         write_atomically(folder / FILE_NAME, to_yaml(config))
     journal.begin(run.record)
@@ -160,7 +164,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
 
 def refuse_other_data(before: dict, now: dict) -> None:
     """Raise InputError when the images are not those that the run began with: a folder's content is not in its key."""
-    changed = [name for name in before if before[name] != now[name]]
+    changed = [name for name in before if name not in now or before[name] != now[name]]
     if changed:
         raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
 
