@@ -38,7 +38,7 @@ def compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) ->
         return _compose(overrides, kept)
     except MissingConfigException as error:
         raise _missing_option(error, parsed) from error
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         raise _translated(error, parsed) from error
 
 
@@ -167,7 +167,12 @@ def _missing_option(error: MissingConfigException, parsed: Collection[Override])
 def _translated(error: Exception, parsed: Collection[Override]) -> InputError:
     if isinstance(error, RecursionError):
         return InputError("config", "nests too deep: does a defaults list name its own file?")
+    if isinstance(error, OSError):
+        return InputError("config", f"{error.filename} cannot be read: {error.strerror}")
     message = " ".join(str(error).split()) or type(error).__name__
+    if merging := re.match("Error merging override (.*)", message):
+        reason = str(error.__cause__ or "").partition("\n")[0]
+        return InputError(_key_of(merging[1]), f"cannot be set to this: {reason}")
     quoted = re.search(r"'([^']+)'", message)
     key = getattr(error, "full_key", None) or (quoted.group(1) if quoted else "config")
     if message.startswith("Could not override") and "default list" not in message:

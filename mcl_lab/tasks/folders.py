@@ -49,7 +49,7 @@ def refuse_other_run(config: DictConfig, folder: Path) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        raise InputError("hydra.run.dir", f"{folder} cannot be a run folder: {error}") from error
+        raise InputError("hydra.run.dir", f"{folder} cannot be a run folder: {getattr(error, 'strerror', error)}") from error
     if not os.path.isdir(folder):
         raise InputError("hydra.run.dir", f"{folder} is there and is no folder; name another")
     if not (folder / FILE_NAME).exists():
