@@ -3,8 +3,11 @@
 import json
 import multiprocessing
 import os
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +35,9 @@ class Ended(NamedTuple):
 
 
 def start(arguments, cwd, **options) -> subprocess.Popen:
-    """`python run.py ARGUMENTS` in the folder `cwd`."""
+    """`python run.py ARGUMENTS` in the folder `cwd`; before: what starts it, python: options of Python."""
     return subprocess.Popen(
-        [sys.executable, *options.pop("python", []), str(RUN), *arguments],
+        [*options.pop("before", []), sys.executable, *options.pop("python", []), str(RUN), *arguments],
         cwd=cwd,
         text=True,
         stdout=subprocess.PIPE,
@@ -114,3 +117,53 @@ def result(folder):
 
 def status(folder):
     return json.loads(Path(folder, "status.json").read_text())["state"]
+
+
+def stop_itself(patch, step, *numbers) -> None:
+    """This process sends itself these signals in that training step."""
+    from mcl_lab.training.figures import EpochFigures
+
+    original = EpochFigures.add
+
+    def add(figures, terms, own_logits, labels, now):
+        original(figures, terms, own_logits, labels, now)
+        if now == step:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+    patch.setattr(EpochFigures, "add", add)
+
+
+class Store:
+    """MLflow's SQLite file, read by plain SQL."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def runs(self) -> list[tuple[str, str]]:
+        """(status, name) of each run."""
+        return self._rows("select status, name from runs")
+
+    def points(self) -> list[tuple]:
+        """(name, step, value) of each point of each metric, in order."""
+        return self._rows("select key, step, value from metrics order by key, step")
+
+    def wait_for(self, status: str, seconds: float = 60) -> None:
+        """Until the store's one run has that status."""
+        deadline = time.monotonic() + seconds
+        while (found := [status for status, _ in self.runs()]) != [status]:
+            assert time.monotonic() < deadline, f"{found} in MLflow, not {status}"
+            time.sleep(0.1)
+
+    def _rows(self, query: str) -> list[tuple]:
+        with closing(sqlite3.connect(self.file, timeout=30)) as database:
+            return database.execute(query).fetchall()
+
+
+def contents(folder, without=None):
+    """Bytes and time of change of each file."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != without
+    }

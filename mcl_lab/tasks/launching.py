@@ -27,6 +27,7 @@ from mcl_lab.launch.ledger import GOING_ON, Ledger, Run, Standing
 from mcl_lab.launch.local import LocalLauncher
 from mcl_lab.launch.slurm import SlurmLauncher, require_slurm
 from mcl_lab.tasks.closing import command_line, recording
+from mcl_lab.tasks.failures import in_one_line
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder, write_config
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.slurm_job import SlurmJob
@@ -89,12 +90,13 @@ def launch(
     name = configs[0].sweep or name or f"multirun-{_hash(list(map(run_key, configs)))[:8]}"
     folder = sweep_folder(name, Path(os.path.commonpath([folder.parent for folder in by_folder])))
     sweep = Sweep(Path(name).name, folder, by_folder, config_dir, argv)
-    if isinstance(launcher, LocalLauncher):
-        _launch_here(sweep, launcher, screen())
-    elif launcher.dry_run:
-        _try_out(sweep, launcher, screen())
-    else:
-        _submit(sweep, launcher, screen())
+    with in_one_line(sweep.config, folder):
+        if isinstance(launcher, LocalLauncher):
+            _launch_here(sweep, launcher, screen())
+        elif launcher.dry_run:
+            _try_out(sweep, launcher, screen())
+        else:
+            _submit(sweep, launcher, screen())
 
 
 def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> None:
@@ -126,7 +128,8 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
                     show=show,
                 )
         except BaseException as error:
-            record.journal.status("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
+            with suppress(OSError):
+                record.journal.status("interrupted" if isinstance(error, Interrupted) else "failed", str(error))
             if isinstance(error, Interrupted):
                 show_sweep(console, sweep.name, ledger.standings(runs))
             raise
@@ -169,7 +172,8 @@ def _submit(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
                 before=lambda: record.wait(min(sweep.tracking.wait, LONGEST_WAIT)),
             )
         except BaseException as error:
-            record.journal.status("failed", str(error))
+            with suppress(OSError):
+                record.journal.status("failed", str(error))
             raise
         record.journal.status("submitted")
     ledger.ask_again()

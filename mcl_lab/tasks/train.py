@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,15 +14,16 @@ from mcl_lab.config.stored import FILE_NAME, to_yaml
 from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
+from mcl_lab.tasks.failures import in_one_line
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder
 from mcl_lab.tasks.record import going_on, record_of, result_of
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
-from mcl_lab.tracking.journal import Journal, is_finished, read_record
+from mcl_lab.tracking.journal import Journal, is_finished, read_last_epoch, read_record
 from mcl_lab.tracking.lock import RunLock
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import network_warning, stored_uri
-from mcl_lab.training.checkpoints import Checkpoints
+from mcl_lab.training.checkpoints import Checkpoints, drop_steps
 from mcl_lab.training.progress import ConsoleProgress
 from mcl_lab.training.randomness import seed_everything
 from mcl_lab.training.trainer import Trainer
@@ -39,13 +40,15 @@ def train(config: DictConfig) -> None:
     folder, console = run_folder(config), screen()
     refuse_other_run(config, folder)
     if is_finished(folder):
+        drop_steps(folder / "checkpoints")  # when it was ended before it could
         console.print(f"This run is finished. To train it again, delete {folder}", soft_wrap=True)
     else:
-        run = prepare(config, folder, console)
-        make_folder(folder)
-        with run.lock, run_log(folder), run.trainer.stop:  # from the first word to the last
-            if not is_finished(folder):  # or it was finished while this process waited for the lock
-                execute(run, config, folder)
+        with in_one_line(config, folder):
+            run = prepare(config, folder, console)
+            make_folder(folder)
+            with run.lock, run_log(folder), run.trainer.stop:  # from the first word to the last
+                if not is_finished(folder):  # or it was finished while this process waited for the lock
+                    execute(run, config, folder)
     show_result(config, folder, console)
 
 
@@ -90,7 +93,8 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
         meta_event = build.build_meta_event(config, learners, weight_optimizer)
 
     journal, lock = Journal(folder), RunLock(folder)
-    checkpoints = Checkpoints(folder / "checkpoints", write_atomically, {"data": data.facts._asdict()})
+    facts = {"data": data.facts._asdict()}
+    checkpoints = Checkpoints(folder / "checkpoints", write_atomically, run_key=record["run_key"], facts=facts)
     networks = {key: config.pair.peers[key].name for key in cohort.peers}
     progress = ConsoleProgress(console, networks, ensembles=objective.aggregator is not None)
 
@@ -126,12 +130,12 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     trainer, checkpoints, journal = run.trainer, run.checkpoints, run.journal
     state = checkpoints.newest()
     if state:
-        try:
-            refuse_other_data(state["data"], checkpoints.facts["data"])
-            trainer.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            message = f"the newest checkpoint in {checkpoints.folder} is not of this run: {error}"
-            raise RunFailed(f"{message}; to start over, delete the run folder {folder}") from error
+        refuse_other_data(state.get("data"), checkpoints.facts["data"])
+        take_up(trainer, state)
+    elif read_last_epoch(folder):
+        raise RunFailed(
+            f"{folder} has epochs and no checkpoint to go on from; to start over, delete the run folder {folder}"
+        )
     if not (folder / FILE_NAME).exists():
         write_atomically(folder / FILE_NAME, to_yaml(config))
     journal.begin(run.record)
@@ -147,23 +151,39 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     for warning in run.warnings:
         log.warning(warning)
     try:
-        records = trainer.fit()
-        checkpoints.finish(
-            {"parts": {name: trainer.parts[name].state_dict() for name in NETWORKS if name in trainer.parts}}
-        )
-        write_json(folder / "result.json", result_of(config, records, trainer.device))
+        with in_one_line(config, folder):
+            records = trainer.fit()
+            checkpoints.finish(
+                {"parts": {name: trainer.parts[name].state_dict() for name in NETWORKS if name in trainer.parts}}
+            )
+            write_json(folder / "result.json", result_of(config, records, trainer.device))
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-        journal.status("interrupted" if stopped else "failed", str(error))
         log.error("%s", error, exc_info=not stopped)
+        with suppress(OSError):  # on a disk that fails, a run whose process is gone counts as failed
+            journal.status("interrupted" if stopped else "failed", str(error))
         raise
     log.info("finished")
     journal.status("finished")  # the last word: what is read by others is whole
-    checkpoints.drop_steps()
+    drop_steps(folder / "checkpoints")
 
 
-def refuse_other_data(before: dict, now: dict) -> None:
+def take_up(trainer: Trainer, state: dict) -> None:
+    """Stand where a checkpoint was taken. Raises RunFailed when the code builds something else now."""
+    try:
+        trainer.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        position = state.get("position")
+        step = position.get("step") if isinstance(position, dict) else "unknown"
+        raise RunFailed(
+            f"the checkpoint of step {step} does not fit what this code builds from the run's config "
+            f"({error}); train on with the code that wrote it"
+        ) from error
+
+
+def refuse_other_data(before: object, now: dict) -> None:
     """Raise InputError when the images are not those that the run began with: a folder's content is not in its key."""
+    before = before if isinstance(before, dict) else dict.fromkeys(now)  # a checkpoint that no run wrote
     changed = [name for name in before if name not in now or before[name] != now[name]]
     if changed:
         raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
@@ -173,6 +193,7 @@ def refuse_other_data(before: dict, now: dict) -> None:
 def run_log(folder: Path) -> Iterator[None]:
     """Everything logged goes into run.log, warnings to stderr as well."""
     file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
+    file.handleError = lambda _: None  # a log on a full disk misses lines; what must be whole is the checkpoint
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     screen.setLevel(logging.WARNING)
     screen.addFilter(

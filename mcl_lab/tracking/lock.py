@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -57,7 +57,8 @@ class RunLock:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._end.set()
         self._thread.join()
-        self._release()
+        with suppress(OSError):  # where nothing can be deleted, a lock whose process is gone does no harm
+            self._release()
 
     def check(self) -> None:
         """Raise RunFailed when another process has taken the folder over, as it may once this one slept too long."""

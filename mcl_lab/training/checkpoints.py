@@ -11,6 +11,7 @@ import logging
 import re
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -27,12 +28,14 @@ class Checkpoints:
     """The checkpoints of one run.
 
     folder: made when the first is written. write: puts bytes under a path atomically and durably.
-    facts: plain values that go into every file, what a reader needs besides the state.
+    run_key: goes into every file; one of another key counts as damaged.
+    facts: plain values that go into every file too, what a reader needs besides the state.
     """
 
-    def __init__(self, folder: Path, write: Callable[[Path, bytes], None], facts: dict):
+    def __init__(self, folder: Path, write: Callable[[Path, bytes], None], *, run_key: str, facts: dict):
         self.folder = folder
         self.write = write
+        self.run_key = run_key
         self.facts = facts
 
     def save(self, state: dict, epochs: int, step: int) -> Path:
@@ -42,28 +45,23 @@ class Checkpoints:
         for earlier in self.folder.glob(f"step-{step:09d}-*.pt"):
             if earlier != path:
                 earlier.unlink()
-        for needless in [*self._steps()[:-KEPT], *self.folder.glob(".*.tmp")]:  # and what a crash left behind
+        for needless in [*_steps(self.folder)[:-KEPT], *self.folder.glob(".*.tmp")]:  # and what a crash left behind
             needless.unlink(missing_ok=True)
         return path
 
     def finish(self, networks: dict) -> Path:
-        """Write what a finished run keeps, its networks; see also `drop_steps`."""
+        """Write what a finished run keeps, its networks; see also `drop_steps`, for when its last word is written."""
         return self._write("networks", networks)
-
-    def drop_steps(self) -> None:
-        """Drop the checkpoints that only going on would need."""
-        for path in self._steps():
-            path.unlink(missing_ok=True)
 
     def newest(self) -> dict | None:
         """The newest intact state, or None when none was ever written. A damaged file is reported and passed over.
 
         Raises RunFailed when there are checkpoints and none is intact.
         """
-        paths = self._steps()
+        paths = _steps(self.folder)
         for path in reversed(paths):
             try:
-                return read(path)
+                return self._own(path)
             except InputError as damage:
                 log.warning("%s; going back to the checkpoint before it", damage)
         if paths:
@@ -72,17 +70,28 @@ class Checkpoints:
             )
         return None
 
-    def _steps(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("step-*.pt") if NAME.fullmatch(path.name))
+    def _own(self, path: Path) -> dict:
+        state = read(path)
+        if state.get("run_key", self.run_key) != self.run_key:
+            raise InputError("task.checkpoint", f"{path} is of a run with another config")
+        return state
 
     def _write(self, stem: str, state: dict) -> Path:
         buffer = io.BytesIO()
-        torch.save({"format": FORMAT, **self.facts, **state}, buffer)
+        torch.save({"format": FORMAT, "run_key": self.run_key, **self.facts, **state}, buffer)
         content = buffer.getvalue()
         path = self.folder / f"{stem}-{_checksum(content)}.pt"
         self.folder.mkdir(exist_ok=True)
         self.write(path, content)
         return path
+
+
+def drop_steps(folder: Path) -> None:
+    """Drop from `folder` what only going on would need, where the networks of a finished run are."""
+    if any(folder.glob("networks-*.pt")):
+        with suppress(OSError):  # a run is no less finished where nothing can be deleted
+            for path in _steps(folder):
+                path.unlink(missing_ok=True)
 
 
 def newest_file(folder: Path) -> Path:
@@ -117,6 +126,10 @@ def read(path: Path) -> dict:
     if newer:
         raise InputError("task.checkpoint", f"{path} was written by a newer mcl_lab (format {state['format']})")
     return state
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name))
 
 
 def _refuse_compressed(content: bytes) -> None:

@@ -5,7 +5,7 @@ B batch, C classes.
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -213,11 +213,16 @@ class Trainer:
         state = state or self.state_dict()
         if self.figures.names:
             self.figures.totals()  # raises when a value was not finite
-        for part in [name for name, part in self.parts.items() if isinstance(part, nn.Module)]:
-            for name, value in state["parts"][part].items():
-                if not torch.isfinite(value).all():
-                    raise RunFailed(f"{part} {name} is not finite (NaN or infinite) after step {self.position.step}")
+        self._refuse_not_finite(state["parts"])
         self.save(state, self.position.epoch, self.position.step)
+
+    def _refuse_not_finite(self, parts: dict) -> None:
+        """Raise RunFailed that names a value: what a gradient has spoilt, an optimizer's moments too."""
+        tensors = dict(_tensors(parts))
+        finite = torch.stack([value.isfinite().all().to(self.device) for value in tensors.values()])
+        if not finite.all():  # waits for the device once
+            name = list(tensors)[finite.tolist().index(False)]
+            raise RunFailed(f"{name} is not finite (NaN or infinite) after step {self.position.step}")
 
     def state_dict(self) -> dict:
         """All that going on needs: tensors and plain values."""
@@ -239,3 +244,12 @@ class Trainer:
         self.seconds = state["seconds"]
         self.records = list(state["records"])
         set_random_states(state["random"])
+
+
+def _tensors(tree: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """(names on the way to it, tensor) of every tensor in nested dicts and lists."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+    elif isinstance(tree, dict | list):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _tensors(value, f"{name} {key}".lstrip())

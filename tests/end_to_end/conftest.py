@@ -3,15 +3,13 @@
 import os
 import shutil
 import signal
-import sqlite3
 import sys
-import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from runs import ALONE, BASELINE, LMCL, RUN, Ended, only_folder
+from runs import ALONE, BASELINE, LMCL, RUN, Ended, Store, only_folder, stop_itself
 
 import run
 
@@ -92,51 +90,10 @@ def empty_store(tmp_path_factory) -> Path:
     return file
 
 
-class Store:
-    """MLflow's SQLite file, read by plain SQL."""
-
-    def __init__(self, file: Path):
-        self.file = file
-
-    def runs(self) -> list[tuple[str, str]]:
-        """(status, name) of each run."""
-        return self._rows("select status, name from runs")
-
-    def points(self) -> list[tuple]:
-        """(name, step, value) of each point of each metric, in order."""
-        return self._rows("select key, step, value from metrics order by key, step")
-
-    def wait_for(self, status: str, seconds: float = 60) -> None:
-        """Until the store's one run has that status."""
-        deadline = time.monotonic() + seconds
-        while (found := [status for status, _ in self.runs()]) != [status]:
-            assert time.monotonic() < deadline, f"{found} in MLflow, not {status}"
-            time.sleep(0.1)
-
-    def _rows(self, query: str) -> list[tuple]:
-        with closing(sqlite3.connect(self.file, timeout=30)) as database:
-            return database.execute(query).fetchall()
-
-
 @pytest.fixture
 def store(empty_store, tmp_path) -> Store:
     """The store of tracking's default URI, in tmp_path."""
     return Store(Path(shutil.copy(empty_store, tmp_path / "mlflow.db")))
-
-
-def stop_itself(patch, step, *numbers) -> None:
-    """This process sends itself these signals in that training step."""
-    from mcl_lab.training.figures import EpochFigures
-
-    original = EpochFigures.add
-
-    def add(figures, terms, own_logits, labels, now):
-        original(figures, terms, own_logits, labels, now)
-        if now == step:
-            for number in numbers:
-                os.kill(os.getpid(), number)
-
-    patch.setattr(EpochFigures, "add", add)
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ import signal
 
 import pytest
 import torch
-from conftest import stop_itself
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import BASELINE, LMCL, only_folder
+from runs import BASELINE, LMCL, only_folder, stop_itself
 
 from mcl_lab.config.compose import compose
 from mcl_lab.config.key import run_key
