@@ -1,6 +1,7 @@
 """The config.yaml of a run folder: written, read back as input that may be hostile, and resumed from."""
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mcl_lab.config.aliases import refuse_multiplied
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import is_group, overrides, parse
 from mcl_lab.config.key import TRAINER_KEYS, differences, key_config
 from mcl_lab.config.plain import leaves, plain
+from mcl_lab.config.targets import TRAIN
 from mcl_lab.errors import InputError
 
 FILE_NAME = "config.yaml"
@@ -37,9 +40,9 @@ def read_config(folder: str | Path, key: str) -> DictConfig:
     Raises InputError(key) for a folder or file that is not there, and as `parse_config`.
     """
     path = Path(folder) / FILE_NAME
-    if not str(folder) or not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise InputError(key, f"must be the folder of a run; {str(folder)!r} is no folder")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(key, f"{folder} has no {FILE_NAME}, so it is not the folder of a run")
     try:
         text = path.read_text(encoding="utf-8")
@@ -55,8 +58,9 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
     that would be evaluated.
     """
     try:
+        refuse_multiplied(text)
         config = OmegaConf.create(text)
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise InputError(key, f"{path} cannot be read: {error}") from error
     if not isinstance(config, DictConfig):
         raise InputError(key, f"{path} is not a config")
@@ -66,6 +70,8 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
     try:
         check(config)
         _check_record(config)
+        if config.task._target_.startswith("mcl_lab.tasks.") and config.task._target_ != TRAIN:
+            raise InputError("task._target_", "must be that of a run; other tasks leave no config")
     except InputError as error:
         raise InputError(key, f"{path}: {error}") from error
     config.setdefault("sweep", None)  # older configs have none

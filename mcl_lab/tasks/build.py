@@ -164,6 +164,9 @@ def build_learners(
     if config.trainer.channels_last:
         cohort = cohort.to(memory_format=torch.channels_last)
 
+    for name in config.loss:
+        if hasattr(nn.ModuleDict, str(name)) or "." in str(name):
+            raise InputError(f"loss.{name}", "is a name that PyTorch's modules use themselves; choose another")
     nodes = {
         str(name): create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes).to(
             device

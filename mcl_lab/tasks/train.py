@@ -131,7 +131,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     trainer, checkpoints, journal = run.trainer, run.checkpoints, run.journal
     state = checkpoints.newest()
     if state:
-        refuse_other_data(state["data"], checkpoints.facts["data"])
+        refuse_other_data(state.get("data"), checkpoints.facts["data"])
         take_up(trainer, state)
     elif read_last_epoch(folder):
         raise RunFailed(
@@ -173,16 +173,19 @@ def take_up(trainer: Trainer, state: dict) -> None:
     """Stand where a checkpoint was taken. Raises RunFailed when the code builds something else now."""
     try:
         trainer.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        position = state.get("position")
+        step = position.get("step") if isinstance(position, dict) else "unknown"
         raise RunFailed(
-            f"the checkpoint of step {state['position']['step']} does not fit what this code builds from the run's config "
+            f"the checkpoint of step {step} does not fit what this code builds from the run's config "
             f"({error}); train on with the code that wrote it"
         ) from error
 
 
-def refuse_other_data(before: dict, now: dict) -> None:
+def refuse_other_data(before: object, now: dict) -> None:
     """Raise InputError when the images are not those that the run began with: a folder's content is not in its key."""
-    changed = [name for name in before if before[name] != now[name]]
+    before = before if isinstance(before, dict) else dict.fromkeys(now)  # a checkpoint that no run wrote
+    changed = [name for name in before if name not in now or before[name] != now[name]]
     if changed:
         raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
 
