@@ -1,8 +1,6 @@
 """task=train: train a cohort, from the beginning or from where it was stopped."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +15,8 @@ from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.failures import in_one_line
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder
 from mcl_lab.tasks.record import going_on, record_of, result_of
+from mcl_lab.tasks.run_log import LOGGER as log
+from mcl_lab.tasks.run_log import run_log
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
 from mcl_lab.tracking.journal import Journal, is_finished, read_last_epoch, read_record
@@ -30,7 +30,6 @@ from mcl_lab.training.randomness import seed_everything
 from mcl_lab.training.trainer import Trainer
 
 NETWORKS = ("cohort", "objective", "weight_network")  # what a finished run keeps
-log = logging.getLogger("mcl_lab")
 
 
 def train(config: DictConfig) -> None:
@@ -60,6 +59,7 @@ class Run(NamedTuple):
     record: dict  # what the journal begins with
     lock: RunLock
     warnings: list[str]  # what is odd about the data, and about the place where it is recorded
+    left_out: list[str]  # images that could not be read
 
 
 def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
@@ -122,8 +122,8 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
         record=journal.append,
         progress=progress,
     )
-    warnings = [*batches.warnings, unsafe] if unsafe else batches.warnings
-    return Run(trainer, checkpoints, journal, record, lock, warnings)
+    warnings = [*data.warnings, *batches.warnings, *([unsafe] if unsafe else [])]
+    return Run(trainer, checkpoints, journal, record, lock, warnings, data.left_out)
 
 
 def execute(run: Run, config: DictConfig, folder: Path) -> None:
@@ -151,6 +151,8 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     )
     for warning in run.warnings:
         log.warning(warning)
+    for image in run.left_out:
+        log.info("left out: %s", image)
     try:
         with in_one_line(config, folder):
             records = trainer.fit()
@@ -188,31 +190,3 @@ def refuse_other_data(before: object, now: dict) -> None:
     changed = [name for name in before if name not in now or before[name] != now[name]]
     if changed:
         raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
-
-
-class WithoutSecrets(logging.Formatter):
-    """Tracebacks included: run.log is an artifact in MLflow too."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
-
-
-@contextmanager
-def run_log(folder: Path) -> Iterator[None]:
-    """Everything logged goes into run.log, warnings to stderr as well."""
-    file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
-    file.handleError = lambda _: None  # a log on a full disk misses lines; what must be whole is the checkpoint
-    file.setFormatter(WithoutSecrets("%(asctime)s %(levelname)s %(message)s"))
-    screen.setLevel(logging.WARNING)
-    screen.addFilter(
-        lambda entry: entry.levelno == logging.WARNING
-    )  # errors reach the screen as the program's last line
-    log.setLevel(logging.INFO)
-    for handler in (file, screen):
-        log.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in (file, screen):
-            log.removeHandler(handler)
-            handler.close()
