@@ -79,18 +79,28 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
 
 
 def resumed(config: DictConfig) -> DictConfig:
-    """The config of the run in the folder `config.resume`, with what this command line sets besides.
+    """The config of the run in the folder `config.resume`, with what this command line sets besides; see `with_settings`.
 
-    Only settings that do not decide numbers may be set; a group like `trainer=cpu` changes those of its settings.
     Raises InputError("resume").
     """
     folder = config.resume
-    stored = read_config(folder, "resume")
+    result = with_settings(read_config(folder, "resume"), config, "resume", folder)
+    result.resume = folder
+    result.hydra.run.dir = folder
+    return result
+
+
+def with_settings(stored: DictConfig, config: DictConfig, key: str, place: str) -> DictConfig:
+    """A stored config with what the command line of `config` sets besides.
+
+    Only settings that do not decide numbers may be set; a group like `trainer=cpu` changes those of its settings.
+    Raises InputError(key) that names the `place` of the stored config.
+    """
     result = copy.deepcopy(stored)
     for override in parse(overrides(config)):
         name = override.package or override.key_or_group.replace("/", ".")
         if override.key_or_group == "experiment":
-            raise InputError("resume", f"goes by the config in {folder}; leave experiment out")
+            raise InputError(key, f"goes by the config in {place}; leave experiment out")
         if name == "resume" or name.startswith("hydra"):
             continue
         _copy(config, result, name)
@@ -99,10 +109,8 @@ def resumed(config: DictConfig) -> DictConfig:
                 result.trainer[kept] = stored.trainer[kept]
     changed = differences(key_config(stored), key_config(result))
     if changed:
-        raise InputError("resume", f"this would change the numbers of {folder}: {'; '.join(changed)}")
-    result.resume = folder
-    result.hydra = config.hydra
-    result.hydra.run.dir = folder
+        raise InputError(key, f"this would change the numbers of {place}: {'; '.join(changed)}")
+    result.hydra = copy.deepcopy(config.hydra)
     result.hydra.overrides.task = stored.hydra.overrides.task
     result.hydra.runtime.choices = stored.hydra.runtime.choices
     return result

@@ -43,7 +43,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
 
 ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
 RUN_LOCK = "mlflow.lock"  # held by whoever looks a run up to make it when it is not there
-ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json")
+ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json", "changes.diff", "changes-*.diff")  # patterns of names
 MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "vanished": "FAILED"}
 
 for _chatty in ("mlflow", "alembic"):
@@ -253,7 +253,7 @@ def _last_sign_of_life(folder: Path) -> int:
 
 
 def _send_artifacts(client: MlflowClient, run: Run, folder: Path) -> list[str]:
-    present = [name for name in ARTIFACTS if (folder / name).is_file()]
+    present = [path.name for pattern in ARTIFACTS for path in sorted(folder.glob(pattern))]
     for name in present:
         client.log_artifact(run.info.run_id, str(folder / name))
     return present

@@ -19,14 +19,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import mcl_lab
 from mcl_lab.errors import RunFailed
 from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, last_word, note_failure, one_line
 from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_record, read_status
 from mcl_lab.tracking.left_behind import deliver_left_behind
 from mcl_lab.tracking.passes import LONGEST_PASS, load_deliver
-from mcl_lab.tracking.processes import is_alive, process_start, this_host
+from mcl_lab.tracking.processes import is_alive, process_start, search_path, this_host
 from mcl_lab.tracking.secrets import without_secrets
 from mcl_lab.tracking.uri import credentials
 
@@ -47,9 +46,7 @@ def start_sender(folder: Path | str, uri: str | None = None) -> subprocess.Popen
     record = read_record(folder)
     if record is None or record["uri"] is None:
         return None
-    package_parent = str(Path(mcl_lab.__file__).absolute().parents[1])  # the working directory may be anywhere
-    search_path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": search_path} | credentials(uri or record["uri"])
+    environment = os.environ | {"PYTHONPATH": search_path()} | credentials(uri or record["uri"])
     command = [sys.executable, "-m", "mcl_lab.tracking.sender", str(folder), "--pid", str(os.getpid())]
     try:
         with open(folder / LOG, "ab") as log:
