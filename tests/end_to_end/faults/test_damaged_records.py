@@ -23,7 +23,7 @@ from mcl_lab.tracking.processes import this_host
 from mcl_lab.tracking.recorded import RunFolders
 from mcl_lab.tracking.sender import follow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILES = ["record.json", "metrics.jsonl", "status.json", "delivery.json"]
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_file_costs_its_run_a_line_and_is_mended_when_the_run_goes_on(
     # Nobody else trips over it either.
     assert {run.name for run in RunFolders(tmp_path).runs()} >= {"good"}
     RunFolders(tmp_path).epochs(str(journal.folder), lambda _: True)
-    observe(Run(str(journal.folder), "", "", "", "", "", 0, 3, False, ""))
+    observe(Run(str(journal.folder), "", "", "", "", seed=0, epochs=3, uses_gpu=False, log=""))
     wait_delivered(journal.folder, 0), ui_hint(journal.folder), delivery_error(journal.folder)
     assert not is_held(journal.folder)
 

@@ -17,7 +17,7 @@ from mcl_lab.tracking.delivery import delivery_error, is_delivered
 from mcl_lab.tracking.journal import Journal, read_epochs
 from mcl_lab.tracking.sender import follow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ARTIFACTS = "mlflow-artifacts"
 EVERYDAY = [(503, ""), ("null", ""), ("cut", ""), ("object", "log-batch")]  # what, and to which requests
 OTHERS = [500, 429, 401, 403, "garbage", "list", "object", "late", "silent"]
