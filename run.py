@@ -7,9 +7,12 @@ python run.py --cfg job | --help | --info        Hydra's answers about the confi
 """
 
 import argparse
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import hydra
@@ -25,6 +28,7 @@ from mcl_lab.config.stored import resumed
 from mcl_lab.config.sweeps import as_typed, expand, split_names
 from mcl_lab.config.targets import SLURM, TRAIN
 from mcl_lab.errors import InputError, Interrupted, RunFailed, plain_text
+from mcl_lab.tracking.secrets import without_secrets
 
 SHELL_ACTIONS = ("install=", "uninstall=", "query=")  # Hydra's
 LONGEST = 2000  # characters of an error's line
@@ -170,21 +174,31 @@ def hand_over(argv: Sequence[str]) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print
     sys.argv = [__file__, *argv]
+    shown = io.StringIO()
     try:
-        job()
+        with redirect_stdout(shown):
+            job()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError("config", str(error)) from error
+    finally:
+        print(without_secrets(shown.getvalue()), end="")
 
 
 def report(error: InputError | RunFailed) -> int:
     """One line on stderr, of a very long one the beginning and the end; returns the exit status."""
     kind = "stopped" if isinstance(error, Interrupted) else "error"
-    line = plain_text(" ".join(str(error).split()))
+    line = plain_text(without_secrets(" ".join(str(error).split())))
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     print(f"mcl_lab: {kind}: {line}", file=sys.stderr)
     return error.status
 
 
+def report_defect(*error) -> None:
+    """What Python prints of an exception that nobody expected, without the secrets that may be in it."""
+    print(without_secrets("".join(traceback.format_exception(*error))), end="", file=sys.stderr)
+
+
 if __name__ == "__main__":
+    sys.excepthook = report_defect
     sys.exit(main())

@@ -84,8 +84,22 @@ def run_folder(config: DictConfig) -> Path:
 def defaults_for(config: DictConfig) -> DictConfig:
     """The config with the same choice in each group, without experiment and without a value of its own.
 
-    What has no default, like the root of a folder of images, is as in `config`.
+    What has no default, like the root of a folder of images, is as in `config`. Raises InputError when an option of a stored
+    config is not there.
     """
+    try:
+        return _defaults_for(config)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        reason = " ".join(str(error).splitlines()[:1])
+        raise InputError("config", f"{reason} Where its options are in a folder of yours, give --config-dir") from error
+
+
+def register_resolvers() -> None:
+    """Make `${run_name:}` known to OmegaConf: the default folder of the config it stands in."""
+    OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
+
+
+def _defaults_for(config: DictConfig) -> DictConfig:
     choices = {
         group: choice
         for group, choice in config.hydra.runtime.choices.items()
@@ -107,11 +121,6 @@ def defaults_for(config: DictConfig) -> DictConfig:
         if value == "???":
             OmegaConf.update(defaults, key, OmegaConf.select(config, key))
     return defaults
-
-
-def register_resolvers() -> None:
-    """Make `${run_name:}` known to OmegaConf: the default folder of the config it stands in."""
-    OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
 
 
 def _compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) -> DictConfig:

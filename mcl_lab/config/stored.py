@@ -2,8 +2,9 @@
 
 import copy
 import os
-import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -20,8 +21,8 @@ from mcl_lab.errors import InputError
 FILE_NAME = "config.yaml"
 
 
-def to_yaml(config: DictConfig) -> str:
-    """The text of config.yaml: everything resolved, user and password taken out of URIs.
+def to_yaml(config: DictConfig, clean: Callable[[str], str]) -> str:
+    """The text of config.yaml: everything resolved, and every text in it passed through `clean`, which takes secrets out.
 
     Of `hydra` it keeps what was typed and the choice in each group.
     """
@@ -30,12 +31,7 @@ def to_yaml(config: DictConfig) -> str:
         group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")
     }
     tree["hydra"] = {"overrides": {"task": overrides(config)}, "runtime": {"choices": choices}}
-    return without_credentials(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
-
-
-def without_credentials(text: str) -> str:
-    """A text with user and password taken out of the URIs in it."""
-    return re.sub(r"://[^/\s'\"]*@", "://", text)
+    return yaml.safe_dump(_each_text(tree, clean), sort_keys=False, allow_unicode=True)
 
 
 def read_config(folder: str | Path, key: str) -> DictConfig:
@@ -85,18 +81,28 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
 
 
 def resumed(config: DictConfig) -> DictConfig:
-    """The config of the run in the folder `config.resume`, with what this command line sets besides.
+    """The config of the run in the folder `config.resume`, with what this command line sets besides; see `with_settings`.
 
-    Only settings that do not decide numbers may be set; a group like `trainer=cpu` changes those of its settings.
     Raises InputError("resume").
     """
     folder = config.resume
-    stored = read_config(folder, "resume")
+    result = with_settings(read_config(folder, "resume"), config, "resume", folder)
+    result.resume = folder
+    result.hydra.run.dir = folder
+    return result
+
+
+def with_settings(stored: DictConfig, config: DictConfig, key: str, place: str) -> DictConfig:
+    """A stored config with what the command line of `config` sets besides.
+
+    Only settings that do not decide numbers may be set; a group like `trainer=cpu` changes those of its settings.
+    Raises InputError(key) that names the `place` of the stored config.
+    """
     result = copy.deepcopy(stored)
     for override in parse(overrides(config)):
         name = override.package or override.key_or_group.replace("/", ".")
         if override.key_or_group == "experiment":
-            raise InputError("resume", f"goes by the config in {folder}; leave experiment out")
+            raise InputError(key, f"goes by the config in {place}; leave experiment out")
         if name == "resume" or name.startswith("hydra"):
             continue
         _copy(config, result, name)
@@ -105,10 +111,8 @@ def resumed(config: DictConfig) -> DictConfig:
                 result.trainer[kept] = stored.trainer[kept]
     changed = differences(key_config(stored), key_config(result))
     if changed:
-        raise InputError("resume", f"this would change the numbers of {folder}: {'; '.join(changed)}")
-    result.resume = folder
-    result.hydra = config.hydra
-    result.hydra.run.dir = folder
+        raise InputError(key, f"this would change the numbers of {place}: {'; '.join(changed)}")
+    result.hydra = copy.deepcopy(config.hydra)
     result.hydra.overrides.task = stored.hydra.overrides.task
     result.hydra.runtime.choices = stored.hydra.runtime.choices
     return result
@@ -126,6 +130,14 @@ def _copy(source: DictConfig, target: DictConfig, name: str) -> None:
             return
         tree = tree[part]
     OmegaConf.update(target, name, tree, merge=False)
+
+
+def _each_text(tree: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(tree, dict):
+        return {name: _each_text(value, change) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_each_text(value, change) for value in tree]
+    return change(tree) if isinstance(tree, str) else tree
 
 
 def _check_record(config: DictConfig) -> None:

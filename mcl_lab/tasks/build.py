@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mcl_lab.data.datasets import ImageSet, Splits, channel_statistics, split_validation
+from mcl_lab.data.image_files import first_few
 from mcl_lab.data.loaders import EvaluationBatches, TrainingBatches
 from mcl_lab.errors import InputError
 from mcl_lab.losses.classification import classification
@@ -76,21 +77,26 @@ def use_device(trainer: DictConfig) -> torch.device:
 
 class DataFacts(NamedTuple):
     """What of the data goes with the trained networks: `mean` and `std` per channel, of images in [0, 1]; `checksum` of
-    the training images and labels (SHA-256, first 16 digits)."""
+    the training images and labels (SHA-256, first 16 digits), `test_checksum` of those that are evaluated, the test images and
+    what was held out; None in checkpoints of older code."""
 
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     checksum: str
+    test_checksum: str | None = None
 
 
 @dataclass(frozen=True)
 class Data:
-    """Images on the device they are used on."""
+    """Images on the device they are used on. What could not be read of them, as `left_out` of `Splits`, is in `left_out`
+    and in `warnings` in short."""
 
     train: ImageSet
     evaluated: dict[str, ImageSet]  # test, and validation when some were held out
     facts: DataFacts
+    warnings: list[str]
+    left_out: list[str]
 
 
 def read_images(data: DictConfig) -> Splits:
@@ -99,21 +105,34 @@ def read_images(data: DictConfig) -> Splits:
 
 def build_data(data: DictConfig, device: torch.device) -> Data:
     """Read the images, hold out those for validation, and bring them to the device."""
-    train, test = read_images(data)
+    splits = read_images(data)
+    train, test = splits
     evaluated = {"test": test}
     if data.validation > 0:  # the same images whatever the run's seed, so that seeds can be compared
         train, evaluated["validation"] = split_validation(train, data.validation, seed=0)
     mean, std = (data.mean, data.std) if data.mean and data.std else channel_statistics(train.images)
+    checksums = _checksum(train), _checksum(*evaluated.values())
     return Data(
         train=train.to(device),
         evaluated={name: images.to(device) for name, images in evaluated.items()},
-        facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std), _checksum(train)),
+        facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std), *checksums),
+        warnings=[line for name, part in splits._asdict().items() for line in left_out_warning(name, part)],
+        left_out=[f"{name} {file}" for name, part in splits._asdict().items() for file in part.left_out],
     )
 
 
-def _checksum(images: ImageSet) -> str:
-    content = hashlib.sha256(images.images.numpy())
-    content.update(images.labels.numpy())
+def left_out_warning(name: str, images: ImageSet) -> list[str]:
+    """A line about the images that could not be read, when there are any; name: of that part of the data set."""
+    count = len(images.left_out)
+    said = f"{count} of {len(images) + count} {name} images cannot be read and are left out: "
+    return [said + first_few(images.left_out, between="; ")] if count else []
+
+
+def _checksum(*sets: ImageSet) -> str:
+    content = hashlib.sha256()
+    for images in sets:
+        content.update(images.images.numpy())
+        content.update(images.labels.numpy())
     return content.hexdigest()[:16]
 
 

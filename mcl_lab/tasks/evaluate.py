@@ -12,7 +12,7 @@ from mcl_lab.config.key import TRAINER_KEYS
 from mcl_lab.config.stored import FILE_NAME, read_config
 from mcl_lab.errors import InputError
 from mcl_lab.tasks import build
-from mcl_lab.tasks.screen import screen, table
+from mcl_lab.tasks.screen import say, screen, table
 from mcl_lab.training.checkpoints import newest_file, read
 from mcl_lab.training.evaluation import evaluate as accuracies_of
 
@@ -36,6 +36,8 @@ def evaluate(config: DictConfig, *, checkpoint: Annotated[str, "not empty"], for
     device = build.use_device(run.trainer)
     data = config.data if _names_data(config) else _own_data(run, config)
     images = build.read_images(data).test.to(device)
+    for warning in build.left_out_warning("test", images):
+        say(warning)
     if images.classes != facts.classes:
         raise InputError(
             "data", f"{data.name} does not have the classes of {run.data.name}, on which the networks were trained"

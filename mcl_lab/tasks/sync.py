@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from mcl_lab.errors import InputError, RunFailed, plain_text
-from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, is_delivered, note_failure, one_line
+from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, note_failure, one_line
 from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import RECORD, read_record
+from mcl_lab.tracking.passes import load_deliver
 from mcl_lab.tracking.recorded import is_running
 
 
@@ -45,9 +46,16 @@ def sync(
 
 def _sync_one(folder: Path) -> tuple[str, bool]:
     """What became of one run, in words, and whether that is well."""
+    try:
+        return _deliver(folder)
+    except OSError as error:  # a file system that fails, or may only be read
+        return f"not delivered: {one_line(error)}", False
+
+
+def _deliver(folder: Path) -> tuple[str, bool]:
     record = read_record(folder)
     if record is None:
-        return "record.json is damaged", False
+        return f"{RECORD} is damaged", False
     if record["uri"] is None:
         return "not tracked", True
     with exclusive(folder / SENDER_LOCK, wait=False) as alone:
@@ -56,10 +64,7 @@ def _sync_one(folder: Path) -> tuple[str, bool]:
         vanished = not is_running(folder)
         if is_delivered(folder, vanished=vanished):
             return f"already in {record['uri']}", True
-        try:
-            from mcl_lab.tracking.mlflow_store import deliver  # costs seconds: only when there is something to deliver
-        except ImportError:
-            raise RunFailed(NOT_INSTALLED) from None
+        deliver = load_deliver()  # costs seconds: only when there is something to deliver
         try:
             whole = deliver(folder, vanished=vanished)
         except Exception as error:  # whatever a store may raise, the other runs are still to be tried

@@ -1,9 +1,9 @@
 """task=train: train a cohort, from the beginning or from where it was stopped."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -16,20 +16,23 @@ from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.failures import in_one_line
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder
-from mcl_lab.tasks.record import going_on, record_of, result_of
+from mcl_lab.tasks.provenance import data_checksums, environment_of, trained_in, write_changes
+from mcl_lab.tasks.record import record_of, result_of
+from mcl_lab.tasks.run_log import LOGGER as log
+from mcl_lab.tasks.run_log import run_log
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
 from mcl_lab.tracking.journal import Journal, is_finished, read_last_epoch, read_record
 from mcl_lab.tracking.lock import RunLock
+from mcl_lab.tracking.secrets import without_credentials
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import network_warning, stored_uri
-from mcl_lab.training.checkpoints import Checkpoints, drop_steps
+from mcl_lab.training.checkpoints import Checkpoints, checksum_of_weights, drop_steps
 from mcl_lab.training.progress import ConsoleProgress
 from mcl_lab.training.randomness import seed_everything
 from mcl_lab.training.trainer import Trainer
 
 NETWORKS = ("cohort", "objective", "weight_network")  # what a finished run keeps
-log = logging.getLogger("mcl_lab")
 
 
 def train(config: DictConfig) -> None:
@@ -44,30 +47,41 @@ def train(config: DictConfig) -> None:
         console.print(f"This run is finished. To train it again, delete {folder}", soft_wrap=True)
     else:
         with in_one_line(config, folder):
-            run = prepare(config, folder, console)
-            make_folder(folder)
-            with run.lock, run_log(folder), run.trainer.stop:  # from the first word to the last
-                if not is_finished(folder):  # or it was finished while this process waited for the lock
-                    execute(run, config, folder)
+            bring_to_end(prepare(config, folder, console), config, folder)
     show_result(config, folder, console)
+
+
+def bring_to_end(run: "Run", config: DictConfig, folder: Path) -> None:
+    """Train what was prepared, from wherever it stands, by one process at a time."""
+    make_folder(folder)
+    with run.lock, run_log(folder), run.trainer.stop:  # from the first word to the last
+        if not is_finished(folder):  # or it was finished while this process waited for the lock
+            execute(run, config, folder)
 
 
 class Run(NamedTuple):
     trainer: Trainer
     checkpoints: Checkpoints
     journal: Journal
-    record: dict  # what the journal begins with
+    record: dict  # what the journal begins with, but for the environments
+    environment: dict  # what this process trains in
+    changes: str  # of the code
     lock: RunLock
     warnings: list[str]  # what is odd about the data, and about the place where it is recorded
+    left_out: list[str]  # images that could not be read
 
 
-def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
-    """Everything the run needs, standing at its beginning. Writes nothing; raises InputError for what cannot be built."""
+def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[str, str] = MappingProxyType({})) -> Run:
+    """Everything the run needs, standing at its beginning. Writes nothing; raises InputError for what cannot be built.
+
+    tags: of its record, besides those that are made from the config.
+    """
     if config.tracking.uri is not None:
         stored_uri(config.tracking.uri)  # refuses what MLflow has no store for
     where = {"uri": config.tracking.uri, "experiment": config.tracking.experiment}
     begun = read_record(folder)
-    record = (going_on(begun) if begun else record_of(config, folder)) | where
+    record = (begun or record_of(config, folder)) | where
+    record["tags"] = record["tags"] | dict(tags)
     if (
         config.sweep is not None and record.get("parent") is None
     ):  # a run stays with the sweep that it was first part of
@@ -75,6 +89,7 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
     unsafe = config.tracking.uri and network_warning(config.tracking.uri)
     device = build.use_device(config.trainer)
     seed_everything(config.seed)
+    environment, changes = environment_of(device)
     data = build.build_data(config.data, device)
     learners = build.build_learners(config, len(data.train.classes), device, data.train.images.shape[-2:])
     batches = build.training_batches(config, data)
@@ -94,6 +109,7 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
 
     journal, lock = Journal(folder), RunLock(folder)
     facts = {"data": data.facts._asdict()}
+    environment |= {"data": data_checksums(facts["data"])}
     checkpoints = Checkpoints(folder / "checkpoints", write_atomically, run_key=record["run_key"], facts=facts)
     networks = {key: config.pair.peers[key].name for key in cohort.peers}
     progress = ConsoleProgress(console, networks, ensembles=objective.aggregator is not None)
@@ -121,8 +137,8 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
         record=journal.append,
         progress=progress,
     )
-    warnings = [*batches.warnings, unsafe] if unsafe else batches.warnings
-    return Run(trainer, checkpoints, journal, record, lock, warnings)
+    warnings = [*data.warnings, *batches.warnings, *([unsafe] if unsafe else [])]
+    return Run(trainer, checkpoints, journal, record, environment, changes, lock, warnings, data.left_out)
 
 
 def execute(run: Run, config: DictConfig, folder: Path) -> None:
@@ -137,8 +153,9 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
             f"{folder} has epochs and no checkpoint to go on from; to start over, delete the run folder {folder}"
         )
     if not (folder / FILE_NAME).exists():
-        write_atomically(folder / FILE_NAME, to_yaml(config))
-    journal.begin(run.record)
+        write_atomically(folder / FILE_NAME, to_yaml(config, without_credentials))
+    record = journal.begin(trained_in(run.record, read_record(folder), run.environment, trainer.position.step))
+    write_changes(folder, record, run.changes)
     journal.restore(trainer.records)
     journal.status("running")
     start_sender(folder, config.tracking.uri)
@@ -150,13 +167,15 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     )
     for warning in run.warnings:
         log.warning(warning)
+    for image in run.left_out:
+        log.info("left out: %s", image)
     try:
         with in_one_line(config, folder):
             records = trainer.fit()
-            checkpoints.finish(
-                {"parts": {name: trainer.parts[name].state_dict() for name in NETWORKS if name in trainer.parts}}
-            )
-            write_json(folder / "result.json", result_of(config, records, trainer.device))
+            networks = {name: trainer.parts[name].state_dict() for name in NETWORKS if name in trainer.parts}
+            checkpoints.finish({"parts": networks})
+            result = result_of(config, records, record["environments"], checksum_of_weights(networks))
+            write_json(folder / "result.json", result)
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         log.error("%s", error, exc_info=not stopped)
@@ -187,24 +206,3 @@ def refuse_other_data(before: object, now: dict) -> None:
     changed = [name for name in before if name not in now or before[name] != now[name]]
     if changed:
         raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
-
-
-@contextmanager
-def run_log(folder: Path) -> Iterator[None]:
-    """Everything logged goes into run.log, warnings to stderr as well."""
-    file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
-    file.handleError = lambda _: None  # a log on a full disk misses lines; what must be whole is the checkpoint
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    screen.setLevel(logging.WARNING)
-    screen.addFilter(
-        lambda entry: entry.levelno == logging.WARNING
-    )  # errors reach the screen as the program's last line
-    log.setLevel(logging.INFO)
-    for handler in (file, screen):
-        log.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in (file, screen):
-            log.removeHandler(handler)
-            handler.close()

@@ -94,6 +94,16 @@ def drop_steps(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def checksum_of_weights(parts: dict[str, dict[str, torch.Tensor]]) -> str:
+    """SHA-256 of the tensors in the states of parts: names, types, shapes and every bit, in the order of their names."""
+    content = hashlib.sha256()
+    for part in sorted(parts):
+        for name, value in sorted(parts[part].items()):
+            content.update(f"{part} {name} {value.dtype} {tuple(value.shape)}\n".encode())
+            content.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()
+
+
 def newest_file(folder: Path) -> Path:
     """The networks of a finished run, else the newest checkpoint, in `folder` (a run's `checkpoints`).
 

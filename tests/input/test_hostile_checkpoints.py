@@ -99,7 +99,7 @@ def theirs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(RUN)])
     Path("theirs/checkpoints").mkdir(parents=True)
-    Path("theirs/config.yaml").write_text(to_yaml(compose(WORDS)))
+    Path("theirs/config.yaml").write_text(to_yaml(compose(WORDS), clean=str))
     return Path("theirs")
 
 

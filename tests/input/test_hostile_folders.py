@@ -28,7 +28,7 @@ ESCAPES = "\x1b]0;mine\x07\x1b[2J\u202e"
 @pytest.fixture(scope="module")
 def config_text():
     words = ["data=digits", "pair=resnet8", "trainer.epochs=1", "trainer.max_steps=1", "tracking=none"]
-    return to_yaml(compose(words))
+    return to_yaml(compose(words), clean=str)
 
 
 @pytest.fixture

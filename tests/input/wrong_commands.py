@@ -213,13 +213,13 @@ WRONG_COMMANDS = [
     ([f"--config-dir={LONG}"], "--config-dir", ["not a folder"]),
     (["--config-dir="], "--config-dir", ["not a folder"]),
     (["--config-dir=a\x00b"], "--config-dir", ["not a folder"]),
-    ([f"task=clean", f"task.runs={LONG}"], "task.runs", ["there is no folder"]),
+    (["task=clean", f"task.runs={LONG}"], "task.runs", ["there is no folder"]),
     (["task=clean", "task.runs=/dev/null"], "task.runs", ["there is no folder"]),
     (["task=sync", "task.runs=[]"], "task.runs", ["needs a run folder"]),
-    ([f"task=sync", f"task.runs={LONG}"], "task.runs", ["there is no folder"]),
-    ([f"task=sweep", f"task.sweep={LONG}"], "task.sweep", ["there is no"]),
+    (["task=sync", f"task.runs={LONG}"], "task.runs", ["there is no folder"]),
+    (["task=sweep", f"task.sweep={LONG}"], "task.sweep", ["there is no"]),
     (["task=report", "task.source=folders", "task.runs=nowhere"], "task.runs", ["there is no folder"]),
-    ([f"task=report", "task.source=folders", f"task.runs={LONG}"], "task.runs", ["there is no folder"]),
+    (["task=report", "task.source=folders", f"task.runs={LONG}"], "task.runs", ["there is no folder"]),
 ]
 
 # What only the second stage can know, with torch but before anything is written.

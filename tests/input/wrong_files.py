@@ -63,7 +63,7 @@ WRONG_FILES = [
     ("network/items", "- 1\n", ["pair.peers: must be a mapping"]),
     ("pair/nobody", "peers: {}\n", ["pair.peers: needs one peer or more"]),
     ("pair/items", "peers: [a]\n", ["pair.peers: must be a mapping"]),
-    ("pair/numbered", f"peers:\n  1: {{name: x}}\n", ["pair.peers.1: a peer's name must be"]),
+    ("pair/numbered", "peers:\n  1: {name: x}\n", ["pair.peers.1: a peer's name must be"]),
     ("pair/unknown", "defaults: [/network@peers.a: resnet9]\n", ["network/resnet9"]),
     ("loss/empty", "name: x\nbranches: false\nclass_balanced: false\n", ["loss: needs at least one term"]),
     ("hydra/launcher/unclosed", "_target_: [", ["unclosed.yaml"]),

@@ -60,6 +60,7 @@ WRONG_VALUES = [
     (["data=imagefolder", "data.root=x", "data.images.limit=0"], "data.images.limit", [">= 1"]),
     (["data=imagefolder", "data.root=x", "data.images.size=2.5"], "data.images.size", ["an integer"]),
     (["data=imagefolder", "data.root=x", "data.images.test=3"], "data.images.test", ["a string"]),
+    (["data=imagefolder", "data.root=x", "data.images.unreadable=ignore"], "data.images.unreadable", ["refuse, skip"]),
     (["data=imagefolder", "data.root=x", "data.images.train=null"], "data.images.train", ["a string"]),
     (["data.mean=[0.5,0.5,2]"], "data.mean", ["in [0, 1]"]),
     (["data.name=3"], "data.name", ["a string"]),
@@ -132,6 +133,10 @@ WRONG_VALUES = [
     (["task=report", "task.attach=sure"], "task.attach", ["true or false"]),
     (["task=report", "task.format=html"], "task.format", ["markdown"]),
     # the launcher
+    (["task=reproduce"], "task.run", ["needs a value"]),
+    (["task=reproduce", "task.run=''"], "task.run", ["not empty"]),
+    (["task=reproduce", "task.run=x", "task.tolerance=-1"], "task.tolerance", [">= 0"]),
+    (["task=reproduce", "task.run=x", "task.format=latex"], "task.format", ["table, json"]),
     (["hydra.launcher.runs_per_gpu=0"], "hydra.launcher.runs_per_gpu", [">= 1"]),
     ([*SLURM, "hydra.launcher.account=3"], "hydra.launcher.account", ["a string or null"]),
     ([*SLURM, "hydra.launcher.partition=[a]"], "hydra.launcher.partition", ["a string or null"]),
