@@ -88,8 +88,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def in_order(argv: Sequence[str], flags: argparse.Namespace) -> list[str]:
-    """Flags before overrides: Hydra takes no override after a flag that follows one."""
-    return [word for word in argv if word not in flags.overrides] + flags.overrides
+    """Flags before overrides, as Hydra takes no override after a flag that follows one, and none of them as a flag's value."""
+    return [word for word in argv if word != "--" and word not in flags.overrides] + ["--", *flags.overrides]
 
 
 def refuse_flags(message: str) -> None:

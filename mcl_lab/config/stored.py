@@ -60,6 +60,8 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
     try:
         refuse_multiplied(text)
         config = OmegaConf.create(text)
+    except AssertionError:  # OmegaConf's, of a number or the like
+        raise InputError(key, f"{path} is not a config") from None
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise InputError(key, f"{path} cannot be read: {error}") from error
     if not isinstance(config, DictConfig):

@@ -130,7 +130,7 @@ def read(path: Path) -> dict:
     try:
         _refuse_compressed(content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        newer = state["format"] > FORMAT
+        newer = dict(state)["format"] > FORMAT
     except Exception as error:  # torch.load raises many kinds for what is not a checkpoint of plain values
         raise InputError("task.checkpoint", f"{path} is not a checkpoint of mcl_lab") from error
     if newer:

@@ -118,6 +118,8 @@ TEXTS = {
     "binary": "\x00\x01",
     "items": "- 1\n",
     "nothing": "",
+    "number": "3\n",
+    "word": "false\n",
 }
 LOOKS = {
     "resume": [f"resume=runs/{NAME}"],
@@ -126,7 +128,7 @@ LOOKS = {
 }
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", [look if look == "resume" else pytest.param(look, marks=pytest.mark.full) for look in LOOKS])
 @pytest.mark.parametrize("hostile", [*CONFIGS, *TEXTS])
 def test_a_config_is_refused_and_nothing_of_it_runs(hostile, look, folder, capsys, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
@@ -142,6 +144,7 @@ def test_a_config_is_refused_and_nothing_of_it_runs(hostile, look, folder, capsy
 
 
 @pytest.mark.parametrize("hostile", [*CONFIGS, *TEXTS])
+@pytest.mark.full
 def test_cleaning_leaves_what_no_run_made(hostile, folder, capsys):
     """Else each folder of a program that keeps its settings in a config.yaml would be taken for a run never trained."""
     shutil.rmtree(folder / "checkpoints")
@@ -191,6 +194,7 @@ TASKS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", FILES)
 def test_records_of_any_type(name, task, folder, capsys):
@@ -239,7 +243,7 @@ def ledgers():
     yield from SHAPES.values()
 
 
-@pytest.mark.parametrize("action", ["show", "cancel", "resubmit"])
+@pytest.mark.parametrize("action", ["show", *(pytest.param(action, marks=pytest.mark.full) for action in ("cancel", "resubmit"))])
 def test_ledgers_of_any_type(action, folder, capsys):
     sweep = Path("runs/sweeps/s")
     sweep.mkdir(parents=True)
