@@ -158,3 +158,12 @@ class Store:
     def _rows(self, query: str) -> list[tuple]:
         with closing(sqlite3.connect(self.file, timeout=30)) as database:
             return database.execute(query).fetchall()
+
+
+def contents(folder, without=None):
+    """Bytes and time of change of each file."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != without
+    }

@@ -1,6 +1,7 @@
 """The code that runs go by: which commit it is, and a copy of it for jobs that start later."""
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -13,11 +14,13 @@ from pathlib import Path
 
 PARTS = ("run.py", "conf", "mcl_lab", "sweeps")  # what a run needs of the house
 RECORD, CHANGES = "snapshot.json", "changes.diff"
+CHANGED = "+changes"  # after a commit that the code differs from
 CONFIG_DIR = "config_dir"  # in a snapshot: the folder that --config-dir named
 
 
 def commit_of(house: Path) -> str:
-    """The commit of the code in `house`, with `+changes` when files differ from it; `unknown` outside a git checkout.
+    """The commit of the code in `house`, with `+changes` when what a run needs of it differs, new files included; `unknown`
+    outside a git checkout.
 
     A snapshot is of the commit that it was taken from.
     """
@@ -26,9 +29,35 @@ def commit_of(house: Path) -> str:
         return json.loads(record.read_text(encoding="utf-8"))["commit"]
     try:
         commit = _git(house, "rev-parse", "HEAD").strip()
-        return commit + ("+changes" if _git(house, "status", "--porcelain", "--untracked-files=no") else "")
+        return commit + (CHANGED if _git(house, "status", "--porcelain", "--", *PARTS) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def changes_of(house: Path) -> str:
+    """How the code in `house` differs from its commit, new files in full, for `git apply`; of a snapshot as it was taken."""
+    if (house / RECORD).exists():
+        return (house / CHANGES).read_text(encoding="utf-8", errors="replace")
+    # Whatever a person has set for diffs to look like.
+    diff = ("-c", "core.quotePath=true", "diff", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/")
+    try:
+        new = _git(house, "ls-files", "--others", "--exclude-standard", "-z", "--", *PARTS).split("\0")[:-1]
+        added = [_git(house, *diff, "--no-index", "--", "/dev/null", name, statuses=(0, 1)) for name in new]
+        return "".join([_git(house, *diff, "HEAD", "--", *PARTS), *added])
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def package_state(name: str) -> str:
+    """Which code the package or module of that name is: its version when it is installed like a library, else a checksum
+    (SHA-256, first 16 digits) of its files; `missing` when there is none."""
+    top = name.partition(".")[0]
+    if place := _own_package(top):
+        contents = {file: path.read_bytes() for file, path in _files(top, place, place / "no snapshots").items()}
+        return f"sha256 {_digest(contents, 16)}"
+    for distribution in importlib.metadata.packages_distributions().get(top, []):
+        return importlib.metadata.version(distribution)
+    return "missing"
 
 
 def take_snapshot(
@@ -55,7 +84,7 @@ def take_snapshot(
         files |= {name: path for name, path in found.items() if name.endswith(".yaml")}
     contents = {name: path.read_bytes() for name, path in files.items()}
     contents[RECORD] = (json.dumps({"commit": commit_of(house)}) + "\n").encode()
-    contents[CHANGES] = _changes(house).encode(errors="replace")
+    contents[CHANGES] = changes_of(house).encode(errors="replace")
     for name in [name for name in contents if name.endswith(".yaml") or name == CHANGES]:
         contents[name] = clean(contents[name].decode(errors="surrogateescape")).encode(errors="surrogateescape")
     folder = into / _digest(contents)
@@ -106,25 +135,15 @@ def _own_package(name: str) -> Path | None:
     return None if any(place.is_relative_to(folder) for folder in installed) else place
 
 
-def _digest(contents: Mapping[str, bytes]) -> str:
+def _digest(contents: Mapping[str, bytes], digits: int = 12) -> str:
     names = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:digits]
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
     """Of the files in a snapshot, but for what Python has put there since."""
     paths = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-
-
-def _changes(house: Path) -> str:
-    """How the code differs from its commit, new files in full."""
-    try:
-        new = _git(house, "ls-files", "--others", "--exclude-standard", "-z", "--", *PARTS).split("\0")[:-1]
-        added = [_git(house, "diff", "--no-index", "--", "/dev/null", name, statuses=(0, 1)) for name in new]
-        return "".join([_git(house, "diff", "HEAD", "--", *PARTS), *added])
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def _git(house: Path, *arguments: str, statuses: tuple[int, ...] = (0,)) -> str:

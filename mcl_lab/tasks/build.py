@@ -77,12 +77,14 @@ def use_device(trainer: DictConfig) -> torch.device:
 
 class DataFacts(NamedTuple):
     """What of the data goes with the trained networks: `mean` and `std` per channel, of images in [0, 1]; `checksum` of
-    the training images and labels (SHA-256, first 16 digits)."""
+    the training images and labels (SHA-256, first 16 digits), `test_checksum` of those that are evaluated, the test images and
+    what was held out; None in checkpoints of older code."""
 
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     checksum: str
+    test_checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,11 @@ def build_data(data: DictConfig, device: torch.device) -> Data:
     if data.validation > 0:  # the same images whatever the run's seed, so that seeds can be compared
         train, evaluated["validation"] = split_validation(train, data.validation, seed=0)
     mean, std = (data.mean, data.std) if data.mean and data.std else channel_statistics(train.images)
+    checksums = _checksum(train), _checksum(*evaluated.values())
     return Data(
         train=train.to(device),
         evaluated={name: images.to(device) for name, images in evaluated.items()},
-        facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std), _checksum(train)),
+        facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std), *checksums),
         warnings=[line for name, part in splits._asdict().items() for line in left_out_warning(name, part)],
         left_out=[f"{name} {file}" for name, part in splits._asdict().items() for file in part.left_out],
     )
@@ -125,9 +128,11 @@ def left_out_warning(name: str, images: ImageSet) -> list[str]:
     return [said + first_few(images.left_out, between="; ")] if count else []
 
 
-def _checksum(images: ImageSet) -> str:
-    content = hashlib.sha256(images.images.numpy())
-    content.update(images.labels.numpy())
+def _checksum(*sets: ImageSet) -> str:
+    content = hashlib.sha256()
+    for images in sets:
+        content.update(images.images.numpy())
+        content.update(images.labels.numpy())
     return content.hexdigest()[:16]
 
 
@@ -178,6 +183,9 @@ def build_learners(
     if config.trainer.channels_last:
         cohort = cohort.to(memory_format=torch.channels_last)
 
+    for name in config.loss:
+        if hasattr(nn.ModuleDict, str(name)) or "." in str(name):
+            raise InputError(f"loss.{name}", "is a name that PyTorch's modules use themselves; choose another")
     nodes = {
         str(name): create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes).to(
             device

@@ -1,5 +1,7 @@
 """Run folders and sweep folders: where they are, and what is a run's own in them."""
 
+import os
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -15,6 +17,7 @@ OWN = frozenset(
     {FILE_NAME, "record.json", "metrics.jsonl", "status.json", "result.json", "checkpoints", "run.log", "run.lock"}
     | {"delivery.json", "sender.log", "sender.lock", "mlflow.lock"}
 )
+CHANGES = re.compile(r"changes(-[0-9a-f]{8})?\.diff")
 
 
 def run_folders(root: Path) -> list[Path]:
@@ -26,7 +29,7 @@ def run_folders(root: Path) -> list[Path]:
 def foreign(folder: Path) -> list[str]:
     """Names in a folder that no run put there."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(name for name in names if name not in OWN and not name.startswith("."))
+    return sorted(name for name in names if name not in OWN and not CHANGES.fullmatch(name) and not name.startswith("."))
 
 
 def is_untrained(folder: Path) -> bool:
@@ -43,7 +46,13 @@ def sweep_folder(sweep: str, runs: Path) -> Path:
 
 def refuse_other_run(config: DictConfig, folder: Path) -> None:
     """Raise InputError when the folder belongs to another config, saying what differs."""
-    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise InputError("hydra.run.dir", f"{folder} cannot be a run folder: {getattr(error, 'strerror', error)}") from error
+    if not os.path.isdir(folder):
         raise InputError("hydra.run.dir", f"{folder} is there and is no folder; name another")
     if not (folder / FILE_NAME).exists():
         if others := foreign(folder):

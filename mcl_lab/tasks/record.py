@@ -1,21 +1,14 @@
 """What is written down of a run besides its epochs: for the journal when it begins, in result.json when it ends."""
 
 import json
-import platform
-import sys
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from mcl_lab.config.compose import defaults_for
 from mcl_lab.config.key import changes, key_config, pair_kind, pair_name, recipe, recipe_key, repeat_key, run_key
 from mcl_lab.config.plain import leaves, plain
-from mcl_lab.launch.code import commit_of
 from mcl_lab.training.final import final_figures
-
-HOUSE = Path(__file__).resolve().parents[2]
 
 
 def record_of(config: DictConfig, folder: Path) -> dict:
@@ -29,7 +22,6 @@ def record_of(config: DictConfig, folder: Path) -> dict:
         "loss": str(config.loss.name),
         "dataset": str(config.data.name),
         "seed": str(config.seed),
-        "git_commit": commit_of(HOUSE),
         "recipe_key": recipe_key(config),
         "repeat_key": repeat_key(config),
         "recipe": json.dumps(dict(leaves(recipe(config)))),
@@ -44,16 +36,9 @@ def record_of(config: DictConfig, folder: Path) -> dict:
     }
 
 
-def going_on(record: dict) -> dict:
-    """The record of a run that this process goes on with: other code than it began with is named after that."""
-    tags = record["tags"]
-    if commit_of(HOUSE) == tags["git_commit"].split(" then ")[-1]:
-        return record
-    return record | {"tags": tags | {"git_commit": f"{tags['git_commit']} then {commit_of(HOUSE)}"}}
-
-
-def result_of(config: DictConfig, records: list[dict], device: torch.device) -> dict:
-    """The content of result.json."""
+def result_of(config: DictConfig, records: list[dict], environments: list[dict], weights: str) -> dict:
+    """The content of result.json. environments: see provenance.py. weights: the checksum of the final networks."""
+    *earlier, environment = environments
     peers = plain(config)["pair"]["peers"]
     figures = final_figures(records, sorted(peers))
     return {
@@ -68,14 +53,7 @@ def result_of(config: DictConfig, records: list[dict], device: torch.device) -> 
         "steps": records[-1]["step"],
         "peers": {key: {"network": peers[key]["name"], **figures[key], "config": peers[key]} for key in sorted(peers)},
         "final": {f"final/{key}/{name}": value for key in figures for name, value in figures[key].items()},
-        "environment": {
-            "git_commit": commit_of(HOUSE),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-            "threads": torch.get_num_threads(),
-            "host": platform.node(),
-            "command": [word for word in sys.argv[1:] if "tracking." not in word],  # where passwords are
-        },
+        "weights": weights,
+        "environment": environment,
+        **({"earlier_environments": earlier} if earlier else {}),
     }

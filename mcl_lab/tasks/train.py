@@ -1,9 +1,9 @@
 """task=train: train a cohort, from the beginning or from where it was stopped."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -11,25 +11,28 @@ from rich.console import Console
 
 from mcl_lab.config.compose import run_folder
 from mcl_lab.config.stored import FILE_NAME, to_yaml
-from mcl_lab.errors import InputError, Interrupted, RunFailed, plain_text
+from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.failures import in_one_line
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder
-from mcl_lab.tasks.record import going_on, record_of, result_of
+from mcl_lab.tasks.provenance import data_checksums, environment_of, trained_in, write_changes
+from mcl_lab.tasks.record import record_of, result_of
+from mcl_lab.tasks.run_log import LOGGER as log
+from mcl_lab.tasks.run_log import run_log
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
 from mcl_lab.tracking.journal import Journal, is_finished, read_last_epoch, read_record
 from mcl_lab.tracking.lock import RunLock
+from mcl_lab.tracking.secrets import without_credentials
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import network_warning, stored_uri
-from mcl_lab.training.checkpoints import Checkpoints, drop_steps
+from mcl_lab.training.checkpoints import Checkpoints, checksum_of_weights, drop_steps
 from mcl_lab.training.progress import ConsoleProgress
 from mcl_lab.training.randomness import seed_everything
 from mcl_lab.training.trainer import Trainer
 
 NETWORKS = ("cohort", "objective", "weight_network")  # what a finished run keeps
-log = logging.getLogger("mcl_lab")
 
 
 def train(config: DictConfig) -> None:
@@ -44,31 +47,41 @@ def train(config: DictConfig) -> None:
         console.print(f"This run is finished. To train it again, delete {folder}", soft_wrap=True)
     else:
         with in_one_line(config, folder):
-            run = prepare(config, folder, console)
-            make_folder(folder)
-            with run.lock, run_log(folder), run.trainer.stop:  # from the first word to the last
-                if not is_finished(folder):  # or it was finished while this process waited for the lock
-                    execute(run, config, folder)
+            bring_to_end(prepare(config, folder, console), config, folder)
     show_result(config, folder, console)
+
+
+def bring_to_end(run: "Run", config: DictConfig, folder: Path) -> None:
+    """Train what was prepared, from wherever it stands, by one process at a time."""
+    make_folder(folder)
+    with run.lock, run_log(folder), run.trainer.stop:  # from the first word to the last
+        if not is_finished(folder):  # or it was finished while this process waited for the lock
+            execute(run, config, folder)
 
 
 class Run(NamedTuple):
     trainer: Trainer
     checkpoints: Checkpoints
     journal: Journal
-    record: dict  # what the journal begins with
+    record: dict  # what the journal begins with, but for the environments
+    environment: dict  # what this process trains in
+    changes: str  # of the code
     lock: RunLock
     warnings: list[str]  # what is odd about the data, and about the place where it is recorded
     left_out: list[str]  # images that could not be read
 
 
-def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
-    """Everything the run needs, standing at its beginning. Writes nothing; raises InputError for what cannot be built."""
+def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[str, str] = MappingProxyType({})) -> Run:
+    """Everything the run needs, standing at its beginning. Writes nothing; raises InputError for what cannot be built.
+
+    tags: of its record, besides those that are made from the config.
+    """
     if config.tracking.uri is not None:
         stored_uri(config.tracking.uri)  # refuses what MLflow has no store for
     where = {"uri": config.tracking.uri, "experiment": config.tracking.experiment}
     begun = read_record(folder)
-    record = (going_on(begun) if begun else record_of(config, folder)) | where
+    record = (begun or record_of(config, folder)) | where
+    record["tags"] = record["tags"] | dict(tags)
     if (
         config.sweep is not None and record.get("parent") is None
     ):  # a run stays with the sweep that it was first part of
@@ -76,6 +89,7 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
     unsafe = config.tracking.uri and network_warning(config.tracking.uri)
     device = build.use_device(config.trainer)
     seed_everything(config.seed)
+    environment, changes = environment_of(device)
     data = build.build_data(config.data, device)
     learners = build.build_learners(config, len(data.train.classes), device, data.train.images.shape[-2:])
     batches = build.training_batches(config, data)
@@ -95,6 +109,7 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
 
     journal, lock = Journal(folder), RunLock(folder)
     facts = {"data": data.facts._asdict()}
+    environment |= {"data": data_checksums(facts["data"])}
     checkpoints = Checkpoints(folder / "checkpoints", write_atomically, run_key=record["run_key"], facts=facts)
     networks = {key: config.pair.peers[key].name for key in cohort.peers}
     progress = ConsoleProgress(console, networks, ensembles=objective.aggregator is not None)
@@ -123,7 +138,7 @@ def prepare(config: DictConfig, folder: Path, console: Console) -> Run:
         progress=progress,
     )
     warnings = [*data.warnings, *batches.warnings, *([unsafe] if unsafe else [])]
-    return Run(trainer, checkpoints, journal, record, lock, warnings, data.left_out)
+    return Run(trainer, checkpoints, journal, record, environment, changes, lock, warnings, data.left_out)
 
 
 def execute(run: Run, config: DictConfig, folder: Path) -> None:
@@ -131,15 +146,16 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     trainer, checkpoints, journal = run.trainer, run.checkpoints, run.journal
     state = checkpoints.newest()
     if state:
-        refuse_other_data(state["data"], checkpoints.facts["data"])
+        refuse_other_data(state.get("data"), checkpoints.facts["data"])
         take_up(trainer, state)
     elif read_last_epoch(folder):
         raise RunFailed(
             f"{folder} has epochs and no checkpoint to go on from; to start over, delete the run folder {folder}"
         )
     if not (folder / FILE_NAME).exists():
-        write_atomically(folder / FILE_NAME, to_yaml(config))
-    journal.begin(run.record)
+        write_atomically(folder / FILE_NAME, to_yaml(config, without_credentials))
+    record = journal.begin(trained_in(run.record, read_record(folder), run.environment, trainer.position.step))
+    write_changes(folder, record, run.changes)
     journal.restore(trainer.records)
     journal.status("running")
     start_sender(folder, config.tracking.uri)
@@ -156,10 +172,10 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     try:
         with in_one_line(config, folder):
             records = trainer.fit()
-            checkpoints.finish(
-                {"parts": {name: trainer.parts[name].state_dict() for name in NETWORKS if name in trainer.parts}}
-            )
-            write_json(folder / "result.json", result_of(config, records, trainer.device))
+            networks = {name: trainer.parts[name].state_dict() for name in NETWORKS if name in trainer.parts}
+            checkpoints.finish({"parts": networks})
+            result = result_of(config, records, record["environments"], checksum_of_weights(networks))
+            write_json(folder / "result.json", result)
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         log.error("%s", error, exc_info=not stopped)
@@ -175,48 +191,18 @@ def take_up(trainer: Trainer, state: dict) -> None:
     """Stand where a checkpoint was taken. Raises RunFailed when the code builds something else now."""
     try:
         trainer.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        position = state.get("position")
+        step = position.get("step") if isinstance(position, dict) else "unknown"
         raise RunFailed(
-            f"the checkpoint of step {state['position']['step']} does not fit what this code builds from the run's config "
+            f"the checkpoint of step {step} does not fit what this code builds from the run's config "
             f"({error}); train on with the code that wrote it"
         ) from error
 
 
-def refuse_other_data(before: dict, now: dict) -> None:
+def refuse_other_data(before: object, now: dict) -> None:
     """Raise InputError when the images are not those that the run began with: a folder's content is not in its key."""
-    changed = [name for name in before if before[name] != now[name]]
+    before = before if isinstance(before, dict) else dict.fromkeys(now)  # a checkpoint that no run wrote
+    changed = [name for name in before if name not in now or before[name] != now[name]]
     if changed:
         raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
-
-
-class PlainText(logging.Formatter):
-    """Names of files and classes may hold anything: a message is one line, and neither it nor a traceback has a character
-    that a terminal obeys or that UTF-8 does not have."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return plain_text(super().formatMessage(record))
-
-    def formatException(self, ei) -> str:  # noqa: N802
-        return "\n".join(map(plain_text, super().formatException(ei).splitlines()))
-
-
-@contextmanager
-def run_log(folder: Path) -> Iterator[None]:
-    """Everything logged goes into run.log, warnings to stderr as well."""
-    file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
-    file.handleError = lambda _: None  # a log on a full disk misses lines; what must be whole is the checkpoint
-    file.setFormatter(PlainText("%(asctime)s %(levelname)s %(message)s"))
-    screen.setFormatter(PlainText("%(message)s"))
-    screen.setLevel(logging.WARNING)
-    screen.addFilter(
-        lambda entry: entry.levelno == logging.WARNING
-    )  # errors reach the screen as the program's last line
-    log.setLevel(logging.INFO)
-    for handler in (file, screen):
-        log.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in (file, screen):
-            log.removeHandler(handler)
-            handler.close()

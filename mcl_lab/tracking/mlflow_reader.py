@@ -14,7 +14,6 @@ from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stor
 
 from mlflow import MlflowClient  # after mlflow_store, which sets it up  # isort: skip
 from mlflow.entities import Run  # isort: skip
-from mlflow.exceptions import MlflowException  # isort: skip
 
 PAGE = 1000  # runs a request
 STATES = {status: state for state, status in MLFLOW_STATUS.items() if state != "vanished"}
@@ -40,15 +39,25 @@ class MlflowRuns:
 
     def runs(self) -> list[RecordedRun]:
         """All that are not deleted, the oldest first."""
-        found, token = [], ""
         with self._reaching():
-            while token is not None:
-                page = self._client.search_runs(
-                    [self._experiment_id], max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
-                )
-                found += [run for run in page if _is_ours(run)]
-                token = page.token or None
-            return [self._read(run) for run in found]
+            return [self._read(run) for run in self._search()]
+
+    def find(self, name: str) -> RecordedRun | None:
+        """The run of that id or name; of several of one name the finished one, the newest of these. None when there is none."""
+        with self._reaching():
+            found = [run for run in self._search() if name in (run.info.run_id, run.data.tags[ID_TAG], run.info.run_name)]
+            return self._read(max(found, key=lambda run: (run.info.status == "FINISHED", run.info.start_time))) if found else None
+
+    def names(self) -> list[str]:
+        """Of all runs."""
+        with self._reaching():
+            return [run.info.run_name for run in self._search()]
+
+    def download(self, place: str, files: Sequence[str], folder: Path) -> None:
+        """Bring files of a run's artifacts into a folder. Raises StoreUnavailable, for one that is not there as well."""
+        with self._reaching():
+            for file in files:
+                self._client.download_artifacts(place, file, str(folder))
 
     def epochs(self, place: str, wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
         """A run's epochs, in order, with the metrics whose names are wanted; one request a metric."""
@@ -65,6 +74,16 @@ class MlflowRuns:
         with self._reaching():
             for file in files:
                 self._client.log_artifact(place, str(file), folder)
+
+    def _search(self) -> list[Run]:
+        found, token = [], ""
+        while token is not None:
+            page = self._client.search_runs(
+                [self._experiment_id], max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            found += [run for run in page if _is_ours(run)]
+            token = page.token or None
+        return found
 
     def _read(self, run: Run) -> RecordedRun:
         tags = run.data.tags
@@ -94,12 +113,12 @@ class MlflowRuns:
     def _reaching(self) -> Iterator[None]:
         try:
             yield
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # of what is no MLflow server, MLflow raises whatever its answer trips over
             raise StoreUnavailable(f"{self.uri} does not answer as an MLflow store: {one_line(error)}") from error
 
 
 def _is_ours(run: Run) -> bool:
-    return {ID_TAG, KEY_TAG} <= run.data.tags.keys() and run.data.tags.get(KIND_TAG) != "sweep"
+    return {ID_TAG, KEY_TAG} <= run.data.tags.keys() and KIND_TAG not in run.data.tags
 
 
 def _refuse_unmade(database: Path | None) -> None:

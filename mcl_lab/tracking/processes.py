@@ -4,6 +4,8 @@ import os
 import socket
 from pathlib import Path
 
+import mcl_lab
+
 
 def this_host() -> str:
     """The name under which this machine signs what it writes."""
@@ -26,6 +28,12 @@ def process_start(pid: int) -> str | None:
     fields = stat.rpartition(")")[2].split()  # the name before it may hold blanks and brackets; fields[0] is field 3
     state, start_ticks = fields[0], fields[19]
     return None if state in "ZX" else f"{boot}:{start_ticks}"
+
+
+def search_path() -> str:
+    """PYTHONPATH for a Python process that is to find this package, whatever the working directory is."""
+    package_parent = str(Path(mcl_lab.__file__).absolute().parents[1])
+    return os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
 
 
 def is_alive(pid: int, start: str | None = None) -> bool:

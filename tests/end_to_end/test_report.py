@@ -14,7 +14,6 @@ import pytest
 from runs import RUN, epochs, result
 
 from mcl_lab.results.plots import layer_weights_figure
-from mcl_lab.tasks import record as records
 from mcl_lab.tracking.mlflow_store import deliver
 
 
@@ -196,12 +195,3 @@ def test_a_record_of_older_code_is_left_out_and_named(call, trained):
     (trained[0] / "record.json").write_text(json.dumps(record))
     ended = call("task=report", "task.source=folders")
     assert ended.status == 0 and f"{trained[0].name} is left out" in ended.err
-
-
-def test_a_run_that_other_code_goes_on_with_names_both(monkeypatch):
-    begun = {"run_key": "0", "tags": {"pair": "resnet8", "git_commit": "a" * 40}}
-    for commit, named in (("a", "a"), ("b", "a then b"), ("b", "a then b"), ("a", "a then b then a")):
-        monkeypatch.setattr(records, "commit_of", lambda house, commit=commit: commit * 40)
-        begun = records.going_on(begun)
-        expected = " then ".join(letter * 40 for letter in named.split(" then "))
-        assert begun == {"run_key": "0", "tags": {"pair": "resnet8", "git_commit": expected}}
