@@ -14,8 +14,8 @@ from runs import BASELINE, LMCL, RUN, assert_same_run, end, fork, main_in, only_
 import run
 
 NAMES = [  # of classes and files
-    "中文", "عربي", "🙂", "two words", "a\nnew line", "a\ttab", "\x1b[31mred\x07", "'\"`", "$HOME ${seed}", "{}%s%d", r"\_^~&#%",
-    "bytes\udcff\udcfe", "‮turned", "-dash",
+    "中文", "عربي", "🙂", "two words", "a\nnew line", "a\ttab", "\x1b[31mred\x07", "'\"`", "$HOME ${seed}", "{}%s%d",
+    r"\_^~&#%", "bytes\udcff\udcfe", "‮turned", "-dash",
 ]  # fmt: skip
 
 
@@ -31,7 +31,8 @@ def images_in(root, names, train=6, test=2) -> list[str]:
 
 
 def without_data(words) -> list[str]:
-    return [word for word in words if not word.startswith(("data.", "experiment="))] + ["trainer=cpu", "trainer.threads=1"]
+    kept = [word for word in words if not word.startswith(("data.", "experiment="))]
+    return [*kept, "trainer=cpu", "trainer.threads=1"]
 
 
 def words_of(root, names=("cats", "dogs"), recipe=BASELINE, **counts) -> list[str]:
@@ -70,7 +71,7 @@ def refused(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture(scope="module")
 def spoilt(tmp_path_factory):
-    """Classes of every name, with a file of every fault beside their images: (words, what cannot be read of each part)."""
+    """Classes of every name, with a file of a fault beside their images: (words, what cannot be read of each part)."""
     root = tmp_path_factory.mktemp("spoilt")
     words = words_of(root, NAMES, recipe=LMCL)
     faults = {"train": [], "test": []}
@@ -145,7 +146,7 @@ def test_the_setting_is_one_of_two(spoilt, refused):
 
 
 def test_leaving_out_is_another_recipe(spoilt):
-    """Runs on all images and on some of them are not one row of a table; a setting that changes nothing changes no key."""
+    """Runs on all images and on some are not one row of a table; a setting that changes nothing changes no key."""
     from mcl_lab.config.compose import compose
     from mcl_lab.config.key import recipe_key, run_key
 
@@ -248,7 +249,8 @@ def test_a_run_goes_on_without_the_images_it_left_out(tmp_path):
     assert end(process).status == 128 + signal.SIGTERM
     shutil.copy(good, tmp_path / "data/train/dogs/3dogs.png")
     status, text = ended(tmp_path, *words)
-    assert status == 2 and text.startswith("mcl_lab: error: data: is not what this run was trained on") and "checksum" in text
+    assert status == 2 and "checksum" in text
+    assert text.startswith("mcl_lab: error: data: is not what this run was trained on")
     (tmp_path / "data/train/dogs/3dogs.png").write_text("text")
     status, text = ended(tmp_path, f"resume={folder}")
     assert status == 0 and "1 of 12 train images cannot be read and are left out: dogs/3dogs.png: " in text
