@@ -2,14 +2,14 @@
 
 import errno
 import logging
+import math
 import os
 import stat
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +20,11 @@ from torch import Tensor
 
 from mcl_lab.errors import InputError
 
-LARGE = 2**24  # pixels: images above are decoded one at a time, which bounds the memory that all threads take together
+LARGE = 2**24  # pixels: images above are decoded one after the other, as every thread would keep the memory of one
 # Of these errors the file is the cause, of all others the machine; Pillow's own OSErrors have no number.
 _OF_THE_FILE = {
-    None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EOVERFLOW,
+    None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL,
+    errno.EOVERFLOW,
 }  # fmt: skip
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints its warnings on stderr
 
@@ -53,9 +54,9 @@ class ImageFiles(NamedTuple):
 def scan(folder: Path, key: str) -> ImageFiles:
     """The images of `folder`/CLASS/*, at any depth.
 
-    Each real folder counts once in a class: a link to a folder above adds nothing. A file counts by its name alone; what
-    is in it shows when it is read. Raises InputError `key` when the folder is missing, has fewer than two classes, a class
-    has no image, or a folder cannot be read.
+    Each real folder counts once in a class, and a link to a folder above adds nothing. A file counts by its name alone;
+    what is in it shows when it is read. Raises InputError `key` when the folder is missing, has fewer than two classes, a
+    class has no image, or a folder cannot be read.
     """
     if not os.path.isdir(folder):
         raise InputError(key, f"there is no folder {folder}")
@@ -75,26 +76,27 @@ def scan(folder: Path, key: str) -> ImageFiles:
 
 
 def read(files: ImageFiles, size: int) -> tuple[Tensor, dict[int, str]]:
-    """The images (N, 3, size, size) uint8 RGB, decoded in threads; and the places of those that cannot be read, with the
-    reason, whose pixels mean nothing.
+    """The images (N, 3, size, size) uint8 RGB, decoded in threads; and the places of those that cannot be read, whose
+    pixels mean nothing, each with the reason.
 
     Raises InputError `files.key`, and MemoryError, for what is the machine's fault and no image's.
     """
     images = torch.empty(len(files.paths), 3, size, size, dtype=torch.uint8)
     pixels = images.numpy()  # the same memory, faster to write to
     resize = _resize_and_crop(size)
-    one_large = threading.Lock()
+    large: list[int] = []  # places
 
-    def decode(places: range) -> dict[int, str]:
+    def decode(places: Sequence[int], most: float = LARGE) -> dict[int, str]:
+        """Of images with at most so many pixels; the others are added to `large`."""
         unreadable = {}
         for place in places:
             try:
                 _refuse_no_file(files.paths[place])
-                with (
-                    Image.open(files.paths[place]) as image,
-                    one_large if image.width * image.height > LARGE else nullcontext(),
-                ):
-                    pixels[place] = np.asarray(resize(_to_rgb(image))).transpose(2, 0, 1)
+                with Image.open(files.paths[place]) as image:
+                    if image.width * image.height > most:
+                        large.append(place)
+                    else:
+                        pixels[place] = np.asarray(resize(_to_rgb(image))).transpose(2, 0, 1)
             except MemoryError:
                 raise
             except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
@@ -107,7 +109,9 @@ def read(files: ImageFiles, size: int) -> tuple[Tensor, dict[int, str]]:
     tasks = [range(len(images))[first : first + 128] for first in range(0, len(images), 128)]
     threads = ThreadPoolExecutor(min(8, torch.get_num_threads()))  # with more they only wait for each other
     with _quiet(files.paths), threads:
-        return images, {place: why for part in threads.map(decode, tasks) for place, why in part.items()}
+        unreadable = {place: why for part in threads.map(decode, tasks) for place, why in part.items()}
+        unreadable |= decode(large, math.inf)
+    return images, dict(sorted(unreadable.items()))
 
 
 def first_few(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
@@ -131,8 +135,8 @@ def _class_names(folder: Path, key: str) -> list[str]:
 def _image_paths(folder: Path, name: str, key: str) -> list[str]:
     """The image files under the folder of a class, in the order of ImageFolder: by folder, then by name."""
     top = os.path.join(folder, name)
-    above = [Path(os.path.realpath(folder)), *Path(os.path.realpath(folder)).parents, *Path(os.path.realpath(top)).parents]
-    seen = set(map(str, above))
+    real_folder, real_top = Path(os.path.realpath(folder)), Path(os.path.realpath(top))  # a class may be a link
+    seen = set(map(str, [real_folder, *real_folder.parents, *real_top.parents]))
     found, waiting = [], [top]
     while waiting:
         current = waiting.pop()
@@ -196,8 +200,8 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet(paths: Sequence[str]) -> Iterator[None]:
-    """Without the warnings of Pillow, and of libtiff, which writes them to file descriptor 2 itself: what is wrong with an
-    image is said by name. For all threads, so around all of them."""
+    """Without the warnings of Pillow, and of libtiff, which writes them to file descriptor 2 itself: what is wrong with
+    an image is said by name. For all threads, so around all of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if not any(path.lower().endswith((".tif", ".tiff")) for path in paths):

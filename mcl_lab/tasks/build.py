@@ -89,8 +89,7 @@ class DataFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """Images on the device they are used on. What could not be read of them, as `left_out` of `Splits`, is in `left_out`
-    and in `warnings` in short."""
+    """Images on the device they are used on. `left_out`: what could not be read of either part; `warnings`: in short."""
 
     train: ImageSet
     evaluated: dict[str, ImageSet]  # test, and validation when some were held out
