@@ -25,7 +25,7 @@ TREES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6
 )
 LEAVES = sorted(key for key, _ in leaves(plain(compose(["data=digits"]))))
-STORED = yaml.safe_load(to_yaml(compose([*TASK, "data=digits"])))
+STORED = yaml.safe_load(to_yaml(compose([*TASK, "data=digits"]), clean=str))
 FLAGS = ["-m", "-r", "-c", "-h", "--cfg", "--info", "--help", "--hydra-help", "--package", "--resolve", "--config-dir", "-cd", "-cn", "-cp",
          "--config-name", "--version", "--shell-completion", "--experimental-rerun", "--", "-", "--x", "job", "all", "hydra", "defaults",
          "searchpath", "pair=resnet8", "seed=0,1", "seed=1", "query=bash", ".", "", "\x00", "\ud800", "é"]  # fmt: skip
