@@ -19,7 +19,8 @@ from mcl_lab.tracking.files import write_atomically
 from mcl_lab.tracking.journal import METRICS
 from mcl_lab.tracking.processes import search_path
 from mcl_lab.tracking.recorded import FINAL, StoreUnavailable
-from mcl_lab.tracking.uri import credentials, stored_uri, without_secrets
+from mcl_lab.tracking.secrets import without_secrets
+from mcl_lab.tracking.uri import credentials, stored_uri
 
 FILES = ("config.yaml", "result.json")  # of the artifacts
 
