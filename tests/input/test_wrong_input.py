@@ -19,7 +19,12 @@ from mcl_lab.config.compose import CONF
 from mcl_lab.config.plain import leaves
 
 WRONG = WRONG_COMMANDS + WRONG_VALUES
-PACKAGES = {"network": "pair.peers.a", "hydra/launcher": "hydra.launcher", "experiment": "", ".": ""}  # of other groups: its name
+PACKAGES = {
+    "network": "pair.peers.a",
+    "hydra/launcher": "hydra.launcher",
+    "experiment": "",
+    ".": "",
+}  # of other groups: its name
 
 
 def check_line(error, key, words):
