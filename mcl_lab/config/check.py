@@ -143,7 +143,10 @@ def _check_conflicts(tree: dict) -> None:
         raise InputError("trainer.precision", "tf32 needs trainer.device=cuda; on the CPU choose float32 or bf16")
     if optimizer.get("nesterov") and not optimizer.get("momentum"):
         raise InputError("optimizer.nesterov", "true needs optimizer.momentum > 0")
-    if not re.fullmatch(r"[\w-][\w.-]*|.*/[^/]+/?", tree.get("sweep") or "-") or Path(tree.get("sweep") or "-").name == "..":
+    if (
+        not re.fullmatch(r"[\w-][\w.-]*|.*/[^/]+/?", tree.get("sweep") or "-")
+        or Path(tree.get("sweep") or "-").name == ".."
+    ):
         raise InputError("sweep", f"must be a name of letters, digits, '.', '_' and '-', not {tree['sweep']!r}")
     warmup = schedule.get("warmup_epochs")
     if warmup and warmup > trainer["epochs"]:

@@ -19,13 +19,19 @@ from mcl_lab.config.stored import to_yaml
 TASK = ["task._target_=stand_in_tasks.record"]
 GRAMMAR = ["=", ",", "[", "]", "{", "}", "'", '"', "${", "}", "\\", "+", "~", "@", ":", ".", "(", ")", "range(1,3)", "glob(*)", "choice(",
            "sort(", "int(", "???", "null", "pair", "optimizer", "lr", "seed", "/", "*", " ", "\t", "\n", "\x00", "\x1b", "\ud800"]  # fmt: skip
-TEXTS = st.text(max_size=30) | st.lists(st.sampled_from(GRAMMAR), max_size=12).map("".join) | st.text(st.characters(), max_size=30)
+TEXTS = (
+    st.text(max_size=30)
+    | st.lists(st.sampled_from(GRAMMAR), max_size=12).map("".join)
+    | st.text(st.characters(), max_size=30)
+)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8)
 TREES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
 )
 LEAVES = sorted(key for key, _ in leaves(plain(compose(["data=digits"]))))
-STORED = yaml.safe_load(to_yaml(compose([*TASK, "data=digits"])))
+STORED = yaml.safe_load(to_yaml(compose([*TASK, "data=digits"]), clean=str))
 FLAGS = ["-m", "-r", "-c", "-h", "--cfg", "--info", "--help", "--hydra-help", "--package", "--resolve", "--config-dir", "-cd", "-cn", "-cp",
          "--config-name", "--version", "--shell-completion", "--experimental-rerun", "--", "-", "--x", "job", "all", "hydra", "defaults",
          "searchpath", "pair=resnet8", "seed=0,1", "seed=1", "query=bash", ".", "", "\x00", "\ud800", "é"]  # fmt: skip
@@ -130,7 +136,11 @@ def test_any_content_of_a_stored_config(stored, content):
 
 @pytest.mark.full
 @settings(FUZZED, max_examples=60)
-@given(key=st.sampled_from(LEAVES + ["hydra.overrides.task", "hydra.runtime.choices", "hydra"]), depth=st.integers(0, 2), value=TREES)
+@given(
+    key=st.sampled_from(LEAVES + ["hydra.overrides.task", "hydra.runtime.choices", "hydra"]),
+    depth=st.integers(0, 2),
+    value=TREES,
+)
 def test_any_value_in_a_stored_config(stored, key, depth, value):
     tree = copy.deepcopy(STORED)
     *way, last = key.rsplit(".", depth)[0].split(".")

@@ -21,7 +21,15 @@ RECORD = {
     "id": "a" * 32, "run_key": "b" * 64, "name": NAME, "uri": None, "experiment": "mcl_lab", "params": {}, "tags": {},
     "created_ms": 1, "parent": None,
 }  # fmt: skip
-STATUS = {"state": "failed", "message": "", "started_ms": 1, "ended_ms": 2, "pid": 1, "process_start": None, "host": "h"}
+STATUS = {
+    "state": "failed",
+    "message": "",
+    "started_ms": 1,
+    "ended_ms": 2,
+    "pid": 1,
+    "process_start": None,
+    "host": "h",
+}
 ESCAPES = "\x1b]0;mine\x07\x1b[2J\u202e"
 
 
@@ -128,7 +136,9 @@ LOOKS = {
 }
 
 
-@pytest.mark.parametrize("look", [look if look == "resume" else pytest.param(look, marks=pytest.mark.full) for look in LOOKS])
+@pytest.mark.parametrize(
+    "look", [look if look == "resume" else pytest.param(look, marks=pytest.mark.full) for look in LOOKS]
+)
 @pytest.mark.parametrize("hostile", [*CONFIGS, *TEXTS])
 def test_a_config_is_refused_and_nothing_of_it_runs(hostile, look, folder, capsys, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
@@ -182,7 +192,10 @@ def test_cleaning_follows_no_link(link, folder, capsys, tmp_path_factory):
 
 
 VALUES = [None, 3, True, "text", ESCAPES, "../../../outside", "/outside", [], [1], {}, {"a": {"b": [None]}}, 10**30]
-SHAPES = {name: value for name, value in zip(("null", "number", "text", "list", "object"), (None, 3, "x", [1], {}), strict=True)}
+SHAPES = {
+    name: value
+    for name, value in zip(("null", "number", "text", "list", "object"), (None, 3, "x", [1], {}), strict=True)
+}
 FILES = {
     "record": RECORD, "status": STATUS, "result": {"final": {}, "peers": {}, "loss": "lmcl", "recipe_key": "c"},
     "delivery": {"id": "a" * 32, "uri": None, "experiment": "mcl_lab", "last_epoch": 0, "error": None},
@@ -199,7 +212,9 @@ TASKS = {
 @pytest.mark.parametrize("name", FILES)
 def test_records_of_any_type(name, task, folder, capsys):
     """Each value of a file replaced by each kind of value, and the file by each kind of JSON: an exit status, no traceback."""
-    hostile = [FILES[name] | {key: value} for key in FILES[name] for value in VALUES if key != "uri" or value != "/outside"]
+    hostile = [
+        FILES[name] | {key: value} for key in FILES[name] for value in VALUES if key != "uri" or value != "/outside"
+    ]
     config = run.checked(TASKS[task])
     hostile += [{key: value for key, value in FILES[name].items() if key != gone} for gone in FILES[name]]
     for content in [*hostile, *SHAPES.values(), "{", "[" * 100_000, "9" * 5000, "\x00"]:
@@ -243,7 +258,9 @@ def ledgers():
     yield from SHAPES.values()
 
 
-@pytest.mark.parametrize("action", ["show", *(pytest.param(action, marks=pytest.mark.full) for action in ("cancel", "resubmit"))])
+@pytest.mark.parametrize(
+    "action", ["show", *(pytest.param(action, marks=pytest.mark.full) for action in ("cancel", "resubmit"))]
+)
 def test_ledgers_of_any_type(action, folder, capsys):
     sweep = Path("runs/sweeps/s")
     sweep.mkdir(parents=True)
@@ -253,7 +270,11 @@ def test_ledgers_of_any_type(action, folder, capsys):
         put(sweep, ledger=content, configs={"/outside": TEXTS["python"]})
         status, _, err = call(capsys, config=config)
         assert status in (0, 1, 2), (content, err)
-        assert {path for path in Path().rglob("*")} - before <= {sweep / "ledger.json", sweep / "configs.json", sweep / "ledger.lock"}
+        assert {path for path in Path().rglob("*")} - before <= {
+            sweep / "ledger.json",
+            sweep / "configs.json",
+            sweep / "ledger.lock",
+        }
     put(sweep, ledger=LEDGER | {"format": 99})
     status, _, err = call(capsys, "task=sweep", "task.sweep=s")
     assert status == 1 and "newer" in err
@@ -263,9 +284,16 @@ def test_what_is_shown_of_a_sweep_steers_no_terminal(folder, capsys):
     sweep = Path("runs/sweeps/s")
     sweep.mkdir(parents=True)
     put(folder, status=STATUS | {"message": f"mine {ESCAPES}"})
-    put(sweep, ledger=LEDGER | {"runs": [RUN | {"attempts": [ATTEMPT | {"last_words": f"theirs {ESCAPES}", "ended_ms": 0}]}]})
+    put(
+        sweep,
+        ledger=LEDGER | {"runs": [RUN | {"attempts": [ATTEMPT | {"last_words": f"theirs {ESCAPES}", "ended_ms": 0}]}]},
+    )
     assert "mine" in call(capsys, "task=sweep", "task.sweep=s")[1]
-    put(sweep, ledger=LEDGER | {"runs": [RUN | {"folder": f"runs/{ESCAPES}", "attempts": [ATTEMPT | {"last_words": f"theirs {ESCAPES}"}]}]})
+    put(
+        sweep,
+        ledger=LEDGER
+        | {"runs": [RUN | {"folder": f"runs/{ESCAPES}", "attempts": [ATTEMPT | {"last_words": f"theirs {ESCAPES}"}]}]},
+    )
     assert "theirs" in call(capsys, "task=sweep", "task.sweep=s")[1]
 
 

@@ -51,7 +51,9 @@ def refused(mine, tmp_path, monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize(("name", "words"), [(name, words) for name, _, words in WRONG_FILES], ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("name", "words"), [(name, words) for name, _, words in WRONG_FILES], ids=lambda value: str(value)[:40]
+)
 def test_wrong_files(refused, name, words):
     error = refused(name)
     for word in words:
@@ -88,7 +90,9 @@ def test_aliases_that_do_not_multiply(tmp_path, monkeypatch, capsys):
     (tmp_path / "experiment" / "anchored.yaml").write_text(text)
     assert run.main([f"--config-dir={tmp_path}", "experiment=anchored"]) == 2
     assert capsys.readouterr().err.startswith("mcl_lab: error: x: there is no such setting")
-    (tmp_path / "experiment" / "anchored.yaml").write_text(text.replace("x: &rate 0.25\n", "").replace("*rate", "&r 0.375, weight_decay: *r"))
+    (tmp_path / "experiment" / "anchored.yaml").write_text(
+        text.replace("x: &rate 0.25\n", "").replace("*rate", "&r 0.375, weight_decay: *r")
+    )
     assert run.main([f"--config-dir={tmp_path}", "experiment=anchored", "--cfg", "job"]) == 0
     assert len(re.findall("0.375", capsys.readouterr().out)) == 2
 
@@ -120,7 +124,9 @@ UNREADABLE = [
 AS_OTHERS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
 
 
-@pytest.mark.skipif(bool(AS_OTHERS) and shutil.which("setpriv") is None, reason="root reads everything, without setpriv")
+@pytest.mark.skipif(
+    bool(AS_OTHERS) and shutil.which("setpriv") is None, reason="root reads everything, without setpriv"
+)
 @pytest.mark.parametrize(
     ("closed", "arguments", "word"),
     [row if place in (0, 3) else pytest.param(*row, marks=pytest.mark.full) for place, row in enumerate(UNREADABLE)],
@@ -129,7 +135,12 @@ AS_OTHERS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.g
 def test_what_may_not_be_read(closed, arguments, word, tmp_path):
     for folder in ("mine/experiment", "mine/sweeps", "mine/network", "run/inner", "run/checkpoints"):
         (tmp_path / folder).mkdir(parents=True)
-    for file in ("mine/experiment/closed.yaml", "mine/sweeps/closed.yaml", "mine/network/closed.yaml", "run/config.yaml"):
+    for file in (
+        "mine/experiment/closed.yaml",
+        "mine/sweeps/closed.yaml",
+        "mine/network/closed.yaml",
+        "run/config.yaml",
+    ):
         (tmp_path / file).write_text("# @package _global_\nseed: 1\n")
     (tmp_path / closed).chmod(0)
     try:

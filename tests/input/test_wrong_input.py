@@ -19,12 +19,17 @@ from mcl_lab.config.compose import CONF
 from mcl_lab.config.plain import leaves
 
 WRONG = WRONG_COMMANDS + WRONG_VALUES
-PACKAGES = {"network": "pair.peers.a", "hydra/launcher": "hydra.launcher", "experiment": "", ".": ""}  # of other groups: its name
+PACKAGES = {
+    "network": "pair.peers.a",
+    "hydra/launcher": "hydra.launcher",
+    "experiment": "",
+    ".": "",
+}  # of other groups: its name
 
 
 def check_line(error, key, words):
     assert error.startswith(f"mcl_lab: error: {key}"), error
-    assert error.count("\n") == 1 and error.endswith("\n"), error
+    assert error.endswith("\n") and error[:-1].isprintable() and len(error) < 2100, error
     assert error[len("mcl_lab: error: ") + len(key)] in ":.", error  # the key or one below it, no longer word
     for word in words:
         assert word in error
