@@ -179,6 +179,7 @@ def test_no_byte_of_a_password_anywhere(canaries, tmp_path, monkeypatch, capfd):
     environment = {name: canaries.new() for name in VARIABLES[2:]} | {"WHERE": uri(), "URI": uri()}
     environment |= {"PYTHONPATH": str(given), "MCL_LAB_PLUGINS": "plug"}
     password = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": canaries.new()}
+    canaries.pieces.append(base64.b64encode(":".join(password.values()).encode()).decode())  # as the server hears it
     token = {"MLFLOW_TRACKING_TOKEN": canaries.new("")}
     words = [*ALONE, "tracking.wait=60"]
     outputs, lines, typed_lines, over = [], set(), set(), threading.Event()
@@ -220,7 +221,7 @@ def test_no_byte_of_a_password_anywhere(canaries, tmp_path, monkeypatch, capfd):
         assert ended.status == 1 and "no way to" in ended.err
         wait_until(lambda: is_delivered(failed_folder(cwd)))
         # One that answers with what it heard.
-        for seed, fault, secret, header in ((6, 401, password, "Basic "), (7, 500, token, "Bearer ")):
+        for seed, fault, secret, header in ((6, 401, password, "Basic "), (7, 403, token, "Bearer ")):
             server.fault = fault
             ended = run(*words, f"seed={seed}", f"tracking.uri={server.uri}", **secret)
             assert ended.status == 0 and "not yet recorded" in ended.out
