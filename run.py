@@ -7,9 +7,12 @@ python run.py --cfg job | --help | --info        Hydra's answers about the confi
 """
 
 import argparse
+import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import hydra
@@ -18,13 +21,17 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mcl_lab.config.check import check
+from mcl_lab.config.check import check, check_hydra
 from mcl_lab.config.compose import CONF, compose
 from mcl_lab.config.several import compose_several
 from mcl_lab.config.stored import resumed
-from mcl_lab.config.sweeps import expand, split_names
+from mcl_lab.config.sweeps import as_typed, expand, split_names
 from mcl_lab.config.targets import SLURM, TRAIN
-from mcl_lab.errors import InputError, Interrupted, RunFailed
+from mcl_lab.errors import InputError, Interrupted, RunFailed, plain_text
+from mcl_lab.tracking.secrets import without_secrets
+
+SHELL_ACTIONS = ("install=", "uninstall=", "query=")  # Hydra's
+LONGEST = 2000  # characters of an error's line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if split_names(overrides)[0]:
                 raise InputError("sweeps", "names several runs; --cfg and its like are about one, leave it out")
             if not flags.shell_completion:
-                compose(overrides)  # so that what is wrong is said in one line
+                check_hydra(compose(overrides))  # so that what is wrong is said in one line
             hand_over(in_order(argv, flags))
         elif several:
             run_several(argv, flags)
@@ -73,14 +80,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             raise InputError(flag, "is not supported; to add YAML files use --config-dir=FOLDER")
     if sum(bool(flag) for flag in (flags.run, flags.multirun, flags.cfg, flags.info, flags.shell_completion)) > 1:
         raise InputError("command line", "holds more than one of --run, --multirun, --cfg, --info, --shell-completion")
+    if flags.shell_completion and not any(word.startswith(SHELL_ACTIONS) for word in flags.overrides):
+        raise InputError("--shell-completion", "needs install=SHELL, uninstall=SHELL or query=SHELL")
     if (flags.package or flags.resolve) and not flags.cfg and not flags.help:
         raise InputError("--package" if flags.package else "--resolve", "goes with --cfg job")
     return flags
 
 
 def in_order(argv: Sequence[str], flags: argparse.Namespace) -> list[str]:
-    """Flags before overrides: Hydra takes no override after a flag that follows one."""
-    return [word for word in argv if word not in flags.overrides] + flags.overrides
+    """Flags before overrides, as Hydra takes no override after a flag that follows one, and none of them as a flag's value."""
+    return [word for word in argv if word != "--" and word not in flags.overrides] + ["--", *flags.overrides]
 
 
 def refuse_flags(message: str) -> None:
@@ -91,9 +100,9 @@ def search_path(flags: argparse.Namespace) -> list[str]:
     """--config-dir as the override that does the same."""
     if flags.config_dir is None:
         return []
-    if not Path(flags.config_dir).is_dir():
+    if not os.path.isdir(flags.config_dir):
         raise InputError("--config-dir", f"{flags.config_dir} is not a folder")
-    return [f"hydra.searchpath=['file://{Path(flags.config_dir).resolve()}']"]
+    return [f"hydra.searchpath=[{as_typed(f'file://{Path(flags.config_dir).resolve()}')}]"]
 
 
 def checked(overrides: Sequence[str]) -> DictConfig:
@@ -165,18 +174,31 @@ def hand_over(argv: Sequence[str]) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises what it would print
     sys.argv = [__file__, *argv]
+    shown = io.StringIO()
     try:
-        job()
-    except (HydraException, OmegaConfBaseException) as error:
+        with redirect_stdout(shown):
+            job()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError("config", str(error)) from error
+    finally:
+        print(without_secrets(shown.getvalue()), end="")
 
 
 def report(error: InputError | RunFailed) -> int:
-    """One line on stderr; returns the exit status."""
+    """One line on stderr, of a very long one the beginning and the end; returns the exit status."""
     kind = "stopped" if isinstance(error, Interrupted) else "error"
-    print(f"mcl_lab: {kind}: {' '.join(str(error).split())}", file=sys.stderr)
+    line = plain_text(without_secrets(" ".join(str(error).split())))
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    print(f"mcl_lab: {kind}: {line}", file=sys.stderr)
     return error.status
 
 
+def report_defect(*error) -> None:
+    """What Python prints of an exception that nobody expected, without the secrets that may be in it."""
+    print(without_secrets("".join(traceback.format_exception(*error))), end="", file=sys.stderr)
+
+
 if __name__ == "__main__":
+    sys.excepthook = report_defect
     sys.exit(main())

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,6 +20,7 @@ from mcl_lab.errors import InputError
 
 SEE_ALL = "see all settings with: python run.py --cfg job"
 SWEEPER_UNUSED = "is not used: list the values on the command line, or in a sweep file"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a lone surrogate stands for a byte that is no UTF-8
 _ENVIRONMENT_ALLOWED = re.compile(r"tracking\..*|data\.root")
 _SECTIONS = {
     "trainer": schema.Trainer,
@@ -36,16 +38,39 @@ def check(config: DictConfig) -> None:
     written = unresolved(config)
     _check_keys(written)  # before a key that is gone is reported as an interpolation to it
     _check_environment(written)
-    _check_hydra(config)
+    check_hydra(config)
     tree = plain(config)
     _check_keys(tree)
-    _check_numbers(tree)
+    _check_scalars(tree)
     for key, node in _nodes(tree):
         check_target(key, node["_target_"])
     _check_structure(tree)
     _check_conflicts(tree)
-    if OmegaConf.select(config, "hydra.run") is not None and not resolve(config, "hydra.run.dir"):
-        raise InputError("hydra.run.dir", "needs the name of a folder")
+    if OmegaConf.select(config, "hydra.run") is not None:
+        folder = resolve(config, "hydra.run.dir")
+        if not folder:
+            raise InputError("hydra.run.dir", "needs the name of a folder")
+        _check_scalars({"hydra.run.dir": folder})
+
+
+def check_hydra(config: DictConfig) -> None:
+    """Raise InputError for what Hydra must not do, or would do in our place."""
+    if "hydra" not in config:
+        return
+    if not OmegaConf.is_dict(config.hydra):
+        raise InputError("hydra", "must be a mapping")
+    raw = {"hydra": OmegaConf.to_container(config.hydra, resolve=False)}
+    for key, node in _nodes(raw):
+        check_target(key, node["_target_"])
+    _check_unused(raw["hydra"])
+    launcher = raw["hydra"].get("launcher")
+    if launcher is not None and not isinstance(launcher, dict):
+        raise InputError("hydra.launcher", "must be a mapping; choose one by hydra/launcher=local")
+    if launcher and str(launcher.get("_target_")).startswith("mcl_lab."):
+        _check_node("hydra.launcher", launcher)
+    for key, _ in leaves(raw):
+        if "()" in key.split("."):
+            raise InputError(key, "a logging factory is not allowed")
 
 
 def _check_keys(tree: dict) -> None:
@@ -118,7 +143,10 @@ def _check_conflicts(tree: dict) -> None:
         raise InputError("trainer.precision", "tf32 needs trainer.device=cuda; on the CPU choose float32 or bf16")
     if optimizer.get("nesterov") and not optimizer.get("momentum"):
         raise InputError("optimizer.nesterov", "true needs optimizer.momentum > 0")
-    if not re.fullmatch(r"[\w-][\w.-]*|.*/.*", tree.get("sweep") or "-"):
+    if (
+        not re.fullmatch(r"[\w-][\w.-]*|.*/[^/]+/?", tree.get("sweep") or "-")
+        or Path(tree.get("sweep") or "-").name == ".."
+    ):
         raise InputError("sweep", f"must be a name of letters, digits, '.', '_' and '-', not {tree['sweep']!r}")
     warmup = schedule.get("warmup_epochs")
     if warmup and warmup > trainer["epochs"]:
@@ -196,25 +224,6 @@ def _check_environment(written: dict) -> None:
             raise InputError(key, "oc.env is allowed only in data.root, tracking.* and hydra.*; write the value itself")
 
 
-def _check_hydra(config: DictConfig) -> None:
-    if "hydra" not in config:
-        return
-    if not OmegaConf.is_dict(config.hydra):
-        raise InputError("hydra", "must be a mapping")
-    raw = {"hydra": OmegaConf.to_container(config.hydra, resolve=False)}
-    for key, node in _nodes(raw):
-        check_target(key, node["_target_"])
-    _check_unused(raw["hydra"])
-    launcher = raw["hydra"].get("launcher")
-    if launcher is not None and not isinstance(launcher, dict):
-        raise InputError("hydra.launcher", "must be a mapping; choose one by hydra/launcher=local")
-    if launcher and str(launcher.get("_target_")).startswith("mcl_lab."):
-        _check_node("hydra.launcher", launcher)
-    for key, _ in leaves(raw):
-        if "()" in key.split("."):
-            raise InputError(key, "a logging factory is not allowed")
-
-
 def _check_unused(hydra: dict) -> None:
     """Refuse settings of Hydra's own sweeps, in whose place are ours."""
     if "MULTIRUN" in str(hydra.get("mode")):
@@ -228,11 +237,14 @@ def _check_unused(hydra: dict) -> None:
         )
 
 
-def _check_numbers(tree: dict) -> None:
+def _check_scalars(tree: dict) -> None:
+    """Finite numbers, and texts that can be stored, be part of a path and be shown."""
     for key, value in leaves(tree):
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
-                raise InputError(key, f"must be a finite number, not {number}")
+        for scalar in [key, *(value if isinstance(value, list) else [value])]:
+            if isinstance(scalar, float) and not math.isfinite(scalar):
+                raise InputError(key, f"must be a finite number, not {scalar}")
+            if isinstance(scalar, str) and _CONTROL.search(scalar):
+                raise InputError(key, f"must be text in Unicode without control characters, not {ascii(scalar)}")
 
 
 def _nodes(tree: object, key: str = "") -> Iterator[tuple[str, dict]]:

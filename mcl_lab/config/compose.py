@@ -1,5 +1,6 @@
 """From a command line to a config, through Hydra; its errors become InputErrors that name the setting."""
 
+import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) ->
         return _compose(overrides, kept)
     except MissingConfigException as error:
         raise _missing_option(error, parsed) from error
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         raise _translated(error, parsed) from error
 
 
@@ -51,6 +52,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             reason = error.message.splitlines()[-1 if "missing EQUAL" in error.message else 0]
             hint = "write KEY=VALUE" if "=" not in text else "quote special characters: 'KEY=\"VALUE\"'"
             raise InputError(_key_of(text), f"cannot read {text!r} ({reason}); {hint}") from error
+        except (ValueError, RecursionError) as error:  # more digits, or deeper nesting, than Python takes
+            raise InputError(_key_of(text), f"cannot be read: {error}") from error
     return parsed
 
 
@@ -126,9 +129,8 @@ def _compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) -
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), job_name="run", version_base="1.3"):
-            if kept is not None:
-                loader = GlobalHydra.instance().config_loader()
-                loader.repository = KeptFiles(loader.get_sources(), kept)
+            loader = GlobalHydra.instance().config_loader()
+            loader.repository = KeptFiles(loader.get_sources(), {} if kept is None else kept)
             return hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
     finally:
         GlobalHydra.instance().hydra = outer
@@ -141,6 +143,8 @@ def _refuse_early(override: Override) -> None:
         raise InputError(str(override.input_line), "has no key; write KEY=VALUE")
     if key.startswith("hydra.sweeper.params"):
         raise InputError("hydra.sweeper", SWEEPER_UNUSED)
+    if key == "hydra.searchpath":
+        _refuse_nowhere(override.value())
     if override.is_sweep_override():
         raise InputError(key, "several values make several runs: add -m (--multirun)")
     if is_group(override.key_or_group) and not override.is_delete():
@@ -149,6 +153,13 @@ def _refuse_early(override: Override) -> None:
         if not all(isinstance(name, str) and name for name in names):
             listed = _listed(options(override.key_or_group))
             raise InputError(key, f"is a group and needs the name of an option: {listed}")
+
+
+def _refuse_nowhere(paths: object) -> None:
+    """Of a search path that is not there Hydra only warns; of a package it runs code to find it."""
+    for path in paths if isinstance(paths, list) else [paths]:
+        if not str(path).startswith("file://") or not os.path.isdir(str(path).removeprefix("file://")):
+            raise InputError("hydra.searchpath", f"{path} is not a folder; name it by --config-dir=FOLDER")
 
 
 def _missing_option(error: MissingConfigException, parsed: Collection[Override]) -> InputError:
@@ -163,7 +174,14 @@ def _missing_option(error: MissingConfigException, parsed: Collection[Override])
 
 
 def _translated(error: Exception, parsed: Collection[Override]) -> InputError:
-    message = " ".join(str(error).split())
+    if isinstance(error, RecursionError):
+        return InputError("config", "nests too deep: does a defaults list name its own file?")
+    if isinstance(error, OSError):
+        return InputError("config", f"{error.filename} cannot be read: {error.strerror}")
+    message = " ".join(str(error).split()) or type(error).__name__
+    if merging := re.match("Error merging override (.*)", message):
+        reason = str(error.__cause__ or "").partition("\n")[0]
+        return InputError(_key_of(merging[1]), f"cannot be set to this: {reason}")
     quoted = re.search(r"'([^']+)'", message)
     key = getattr(error, "full_key", None) or (quoted.group(1) if quoted else "config")
     if message.startswith("Could not override") and "default list" not in message:

@@ -91,7 +91,7 @@ def _gone(key: str, after: Mapping[str, object]) -> str | None:
 def _key_config(tree: dict) -> dict:
     kept = {name: tree[name] for name in (*_GROUPS, "seed")}
     kept["trainer"] = {name: tree["trainer"][name] for name in TRAINER_KEYS}
-    kept["data"] = _without_roots(kept["data"])
+    kept["data"] = _deciding(kept["data"])
     kept["loss"] = {name: node for name, node in kept["loss"].items() if node is not None}
     return _canonical(kept)
 
@@ -121,9 +121,11 @@ def _hash(tree: dict) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def _without_roots(tree: object) -> object:
+def _deciding(tree: object) -> object:
+    """Without the places of data; and without `unreadable: refuse`, which lets a run have all images or none."""
     if isinstance(tree, dict):
-        return {key: _without_roots(value) for key, value in tree.items() if key != "root"}
+        kept = {key: value for key, value in tree.items() if key != "root" and (key, value) != ("unreadable", "refuse")}
+        return {key: _deciding(value) for key, value in kept.items()}
     return tree
 
 

@@ -1,24 +1,28 @@
 """The config.yaml of a run folder: written, read back as input that may be hostile, and resumed from."""
 
 import copy
-import re
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mcl_lab.config.aliases import refuse_multiplied
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import is_group, overrides, parse
 from mcl_lab.config.key import TRAINER_KEYS, differences, key_config
 from mcl_lab.config.plain import leaves, plain
+from mcl_lab.config.targets import TRAIN
 from mcl_lab.errors import InputError
 
 FILE_NAME = "config.yaml"
 
 
-def to_yaml(config: DictConfig) -> str:
-    """The text of config.yaml: everything resolved, user and password taken out of URIs.
+def to_yaml(config: DictConfig, clean: Callable[[str], str]) -> str:
+    """The text of config.yaml: everything resolved, and every text in it passed through `clean`, which takes secrets out.
 
     Of `hydra` it keeps what was typed and the choice in each group.
     """
@@ -27,12 +31,7 @@ def to_yaml(config: DictConfig) -> str:
         group: choice for group, choice in config.hydra.runtime.choices.items() if not group.startswith("hydra/")
     }
     tree["hydra"] = {"overrides": {"task": overrides(config)}, "runtime": {"choices": choices}}
-    return without_credentials(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
-
-
-def without_credentials(text: str) -> str:
-    """A text with user and password taken out of the URIs in it."""
-    return re.sub(r"://[^/\s'\"]*@", "://", text)
+    return yaml.safe_dump(_each_text(tree, clean), sort_keys=False, allow_unicode=True)
 
 
 def read_config(folder: str | Path, key: str) -> DictConfig:
@@ -41,9 +40,9 @@ def read_config(folder: str | Path, key: str) -> DictConfig:
     Raises InputError(key) for a folder or file that is not there, and as `parse_config`.
     """
     path = Path(folder) / FILE_NAME
-    if not str(folder) or not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise InputError(key, f"must be the folder of a run; {str(folder)!r} is no folder")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(key, f"{folder} has no {FILE_NAME}, so it is not the folder of a run")
     try:
         text = path.read_text(encoding="utf-8")
@@ -59,8 +58,11 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
     that would be evaluated.
     """
     try:
+        refuse_multiplied(text)
         config = OmegaConf.create(text)
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+    except AssertionError:  # OmegaConf's, of a number or the like
+        raise InputError(key, f"{path} is not a config") from None
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
         raise InputError(key, f"{path} cannot be read: {error}") from error
     if not isinstance(config, DictConfig):
         raise InputError(key, f"{path} is not a config")
@@ -70,6 +72,8 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
     try:
         check(config)
         _check_record(config)
+        if config.task._target_.startswith("mcl_lab.tasks.") and config.task._target_ != TRAIN:
+            raise InputError("task._target_", "must be that of a run; other tasks leave no config")
     except InputError as error:
         raise InputError(key, f"{path}: {error}") from error
     config.setdefault("sweep", None)  # older configs have none
@@ -126,6 +130,14 @@ def _copy(source: DictConfig, target: DictConfig, name: str) -> None:
             return
         tree = tree[part]
     OmegaConf.update(target, name, tree, merge=False)
+
+
+def _each_text(tree: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(tree, dict):
+        return {name: _each_text(value, change) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_each_text(value, change) for value in tree]
+    return change(tree) if isinstance(tree, str) else tree
 
 
 def _check_record(config: DictConfig) -> None:

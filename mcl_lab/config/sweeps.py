@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 from hydra.core.override_parser.types import Glob, Override
 
+from mcl_lab.config.aliases import refuse_multiplied
 from mcl_lab.config.compose import CONF, options, parse
 from mcl_lab.config.nearest import nearest
 from mcl_lab.errors import InputError
@@ -48,6 +49,8 @@ def expand(names: Sequence[str], overrides: Sequence[str], config_dir: Path | No
         for override in [*parse(words), *typed]:
             alternatives[override.get_key_element()] = _alternatives(override, folders)
         runs += [list(words) for words in itertools.product(*alternatives.values())]
+    if not runs:
+        raise InputError("sweeps", f"{' and '.join(names)} has no rows")
     return [list(run) for run in dict.fromkeys(map(tuple, runs))]
 
 
@@ -66,8 +69,10 @@ def _rows(name: str, folders: Sequence[Path], within: tuple[str, ...] = ()) -> l
     if name in within:
         raise InputError("sweeps", f"{files[name]} takes in itself, through {' and '.join(within)}")
     try:
-        content = yaml.safe_load(files[name].read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = files[name].read_text(encoding="utf-8")
+        refuse_multiplied(text)
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise InputError("sweeps", f"{files[name]} cannot be read: {error}") from error
     match content:
         case {**parts} if parts.keys() & {"sweeps", "rows"} and parts.keys() <= {"sweeps", "rows", "with"}:

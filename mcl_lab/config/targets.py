@@ -19,7 +19,16 @@ PLUGINS_VARIABLE = "MCL_LAB_PLUGINS"
 # One name after these and no more: `torch.nn.Linear` yes, `torch.nn.utils.x.y` no.
 _SINGLE_NAME_PACKAGES = ("torch.optim", "torch.optim.lr_scheduler", "torch.nn", "torchvision.models")
 _CLASS_PACKAGES = ("torch.optim", "torch.optim.lr_scheduler", "torch.nn")
-_HYDRA_PREFIXES = ("hydra._internal.core_plugins.", "hydra_plugins.mcl_lab", "mcl_lab.launch.")
+# Of our own code the rooms whose classes and functions make what a run consists of, and do nothing else: others run programs,
+# and write and delete files.
+_ROOMS = tuple(f"mcl_lab.{room}." for room in ("networks", "losses", "meta", "data", "training"))
+_TASK = re.compile(r"mcl_lab\.tasks\.(\w+)\.\1")
+_OF_HYDRA = (
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+    "mcl_lab.launch.local.LocalLauncher",
+    SLURM,
+)
 
 
 @dataclass(frozen=True)
@@ -39,23 +48,24 @@ class Signature:
 def check_target(key: str, target: object) -> None:
     """Refuse what a config must not name; `key` is the node that holds the `_target_`, `loss.classification`.
 
-    Allowed: our own code (mcl_lab.tasks as the task and nowhere else), classes of torch.optim, its lr_scheduler and
-    torch.nn, functions and classes of torchvision.models, the packages listed in the environment variable
-    MCL_LAB_PLUGINS; below `hydra` only Hydra's own plugins and ours. Raises InputError(KEY._target_).
+    Allowed: what a run consists of, in our own code (as the task the function of a module in mcl_lab.tasks that has its name,
+    and nothing else), classes of torch.optim, its lr_scheduler and torch.nn, functions and classes of torchvision.models, the
+    packages listed in the environment variable MCL_LAB_PLUGINS; below `hydra` only its own launcher and sweeper, and our
+    launchers. Raises InputError(KEY._target_).
     """
     name = f"{key}._target_"
     if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z]\w*(\.\w+)+", target):
         raise InputError(name, f"must be the dotted name of a class or function, not {target!r}")
     if key.split(".")[0] == "hydra":
-        if not target.startswith(_HYDRA_PREFIXES):
-            raise InputError(name, f"{target} is not allowed; only Hydra's own plugins and those of mcl_lab are")
+        if target not in _OF_HYDRA:
+            raise InputError(name, f"{target} is not allowed; below hydra only the launchers of mcl_lab are")
         return
     top, package = target.split(".")[0], target.rpartition(".")[0]
     if key == "task":
-        ours, places = target.startswith("mcl_lab.tasks."), "mcl_lab.tasks"
+        ours, places = bool(_TASK.fullmatch(target)), "mcl_lab.tasks"
     else:
-        ours = top == "mcl_lab" and not target.startswith("mcl_lab.tasks.") or package in _SINGLE_NAME_PACKAGES
-        places = ", ".join(("mcl_lab", *_SINGLE_NAME_PACKAGES))
+        ours = target.startswith(_ROOMS) or package in _SINGLE_NAME_PACKAGES
+        places = ", ".join([*(room.rstrip(".") for room in _ROOMS), *_SINGLE_NAME_PACKAGES])
     if not ours and top not in plugins() or any(part.startswith("_") for part in target.split(".")):
         raise InputError(
             name,

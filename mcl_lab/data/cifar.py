@@ -23,6 +23,13 @@ def load(name: str, root: Path, checksums: Mapping[str, str] | None = None) -> t
     Nothing is written when the files lie there unpacked. `checksums`: see `datasets.cifar100`.
     Raises InputError `data.root`.
     """
+    try:
+        return _load(name, root, checksums)
+    except OSError as error:  # no permission, a disk that fails
+        raise InputError("data.root", f"{error.filename or root} cannot be read: {error.strerror or error}") from error
+
+
+def _load(name: str, root: Path, checksums: Mapping[str, str] | None) -> tuple[Part, Part]:
     # A second or more to import, which the other sources need not wait for.
     import torchvision.datasets
 

@@ -4,10 +4,11 @@ Every source is a function that returns `Splits`; a config names it as `_target_
 Dimensions: N images, H x W pixels.
 """
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class ImageSet:
     images: Tensor  # (N, 3, H, W) uint8, RGB
     labels: Tensor  # (N,) int64, places in classes
     classes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()  # "FILE: REASON" of each image of the source that could not be read and is not here
 
     def __post_init__(self):
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
@@ -43,11 +45,11 @@ class ImageSet:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def subset(self, indices: Tensor) -> "ImageSet":
-        """The images at `indices` (n,) int64, in that order, or of a mask (N,) bool; the classes stay."""
-        return ImageSet(self.images[indices], self.labels[indices], self.classes)
+        """The images at `indices` (n,) int64, in that order, or of a mask (N,) bool; all else stays."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 
 class Splits(NamedTuple):
@@ -99,27 +101,32 @@ def imagefolder(
     test: str | None = None,
     size: Annotated[int, ">= 1"] = 32,
     limit: Annotated[int, ">= 1"] | None = None,
+    unreadable: Literal["refuse", "skip"] = "refuse",
 ) -> Splits:
     """A folder of images, `root`/`train`/CLASS/* and `root`/`test`/CLASS/*, decoded once to `size` x `size` RGB.
 
     An image of another size is scaled, with antialiasing, to `size` at its shorter side, and its centre cropped.
+    Transparency is dropped; 16-bit grey is taken by its whole range; of an animation the first frame counts; an EXIF
+    orientation is not applied, as nowhere in torchvision. Files, classes and their order are those of torchvision's
+    ImageFolder.
     `test` None: the folder test, or else val. `limit`: at most so many training images a class, the first by name.
+    `unreadable`: what to do about images that cannot be read, "skip" leaves them out and names them in `left_out`.
     Raises InputError `data.root`, `data.images.train`, `data.images.test`, `data.images.size`, `data.images.limit`.
     """
     _check_whole_number("data.images.size", size, least=1)
     if limit is not None:
         _check_whole_number("data.images.limit", limit, least=1)
     folder = Path(root).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError("data.root", f"there is no folder {folder}")
     train_files = image_files.scan(folder / train, "data.images.train")
     if test is None:
-        test = next((name for name in ("test", "val") if (folder / name).is_dir()), None)
+        test = next((name for name in ("test", "val") if os.path.isdir(folder / name)), None)
     if test is None:
         raise InputError("data.images.test", f"{folder} has neither a folder test nor val; name the one to test on")
     test_files = image_files.scan(folder / test, "data.images.test")
     _check_same_classes(train_files.classes, test_files.classes)
-    return Splits(_read(train_files.first(limit), size), _read(test_files, size))
+    return Splits(_read(train_files.first(limit), size, unreadable), _read(test_files, size, unreadable))
 
 
 def split_validation(train: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -186,5 +193,20 @@ def _check_same_classes(train: tuple[str, ...], test: tuple[str, ...]) -> None:
         raise InputError("data.images.test", f"the classes differ: the test folder {' and '.join(differences)}")
 
 
-def _read(files: image_files.ImageFiles, size: int) -> ImageSet:
-    return ImageSet(image_files.read(files, size), torch.tensor(files.labels), files.classes)
+def _read(files: image_files.ImageFiles, size: int, unreadable: str) -> ImageSet:
+    images, reasons = image_files.read(files, size)
+    labels = torch.tensor(files.labels)
+    if not reasons:
+        return ImageSet(images, labels, files.classes)
+    left_out = tuple(f"{os.path.relpath(files.paths[place], files.folder)}: {why}" for place, why in reasons.items())
+    problem = f"{len(left_out)} of {len(images)} images in {files.folder} cannot be read"
+    named = image_files.first_few(left_out, between="; ")
+    if unreadable != "skip":
+        raise InputError(files.key, f"{problem} (data.images.unreadable=skip leaves them out): {named}")
+    readable = torch.ones(len(images), dtype=torch.bool)
+    readable[list(reasons)] = False
+    counts = labels[readable].bincount(minlength=len(files.classes)).tolist()
+    lost = [name for name, count in zip(files.classes, counts, strict=True) if count == 0]
+    if lost:
+        raise InputError(files.key, f"{problem}, among them all of {image_files.first_few(lost)}: {named}")
+    return ImageSet(images[readable], labels[readable], files.classes, left_out)

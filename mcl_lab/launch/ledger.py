@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 from mcl_lab.errors import RunFailed
 from mcl_lab.launch.queue import Job, QueueSilent, ask
@@ -48,6 +48,7 @@ class Attempt:
     sweep: str | None = None
 
     def __post_init__(self):
+        _check_types(self)
         if self.job is not None and not re.fullmatch(r"\d+(_\d+)?", self.job):  # it goes into commands and paths
             raise RunFailed(f"{self.job!r} in a ledger is no job of SLURM")
 
@@ -69,6 +70,9 @@ class Run:
     uses_gpu: bool
     log: str
     attempts: list[Attempt] = field(default_factory=list)
+
+    def __post_init__(self):
+        _check_types(self)
 
     @property
     def name(self) -> str:
@@ -132,10 +136,12 @@ class Ledger:
         self._asked = float("-inf")
         self._changed: int | None = None  # when the file did, at the last `refresh`
         stored = read(folder / FILE_NAME)
-        if stored is not None and stored["format"] > FORMAT:
+        if stored is not None and isinstance(stored.get("format"), int) and stored["format"] > FORMAT:
             raise RunFailed(f"{folder / FILE_NAME} was written by a newer mcl_lab; update this one")
         self.runs = _runs_in(stored)
         self.launcher: dict[str, Any] | None = stored.get("launcher") if stored else None
+        if self.launcher is not None and not _is_launcher(self.launcher):
+            raise RunFailed(f"{folder / FILE_NAME} does not say how the sweep was submitted")
 
     def enter(self, runs: Iterable[Run]) -> list[Run]:
         """Take in runs that are not there yet, known by their folders; returns all that were named, with their attempts."""
@@ -229,8 +235,29 @@ class Ledger:
 
 
 def _runs_in(stored: dict | None) -> list[Run]:
-    runs = stored["runs"] if stored else []
-    return [Run(**run | {"attempts": [Attempt(**attempt) for attempt in run["attempts"]]}) for run in runs]
+    """Raises RunFailed for what no launcher wrote."""
+    try:
+        runs = stored["runs"] if stored else []
+        return [Run(**run | {"attempts": [Attempt(**attempt) for attempt in run["attempts"]]}) for run in runs]
+    except (KeyError, TypeError) as error:
+        raise RunFailed(f"{FILE_NAME} is damaged, or no ledger: {error}") from error
+
+
+def _is_launcher(launcher: Any) -> bool:
+    """Whether this is what a sweep was submitted by."""
+    return (
+        isinstance(launcher, dict)
+        and isinstance(launcher.get("settings"), dict)
+        and isinstance(launcher.get("config_dir", 0), str | None)
+        and isinstance(launcher.get("cwd"), str)
+    )
+
+
+def _check_types(value: "Run | Attempt") -> None:
+    """Raise TypeError for a field of another type than it is declared with."""
+    for name, kind in get_type_hints(type(value)).items():
+        if name != "attempts" and not isinstance(getattr(value, name), kind):
+            raise TypeError(f"{name} is {getattr(value, name)!r}")
 
 
 def _standing(run: Run, seen: Seen) -> tuple[State, str]:

@@ -152,7 +152,11 @@ class SlurmLauncher:
                     for pack, job in zip(packs[start : start + limit], arrays[-1].jobs, strict=True):
                         for run in pack:
                             run.attempts.append(Attempt(0, None, "", None, now, job=job))
-                    ledger.save()
+                    try:
+                        ledger.save()
+                    except OSError:  # or the next command would submit these runs a second time
+                        cancel([arrays[-1].id])
+                        raise
         return Submission(runs, arrays)
 
     def _submit_array(self, executor: SlurmExecutor, jobs: Sequence[Callable], *, done: int) -> "Array":

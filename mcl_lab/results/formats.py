@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from mcl_lab.errors import plain_text
 from mcl_lab.results.report import Line, Row, Section, Table
 from mcl_lab.results.rows import Sample
 
@@ -29,11 +30,6 @@ class Style(NamedTuple):
     gain: Callable[[float], str] = "{:+.2f}".format
     none: str = NONE
     also: str = "& "  # before the other networks of a cohort
-
-
-def plain_text(text: str) -> str:
-    """One line without characters that a terminal obeys or nobody sees."""
-    return "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text)
 
 
 PLAIN = Style(plain_text)

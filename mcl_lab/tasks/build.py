@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mcl_lab.data.datasets import ImageSet, Splits, channel_statistics, split_validation
+from mcl_lab.data.image_files import first_few
 from mcl_lab.data.loaders import EvaluationBatches, TrainingBatches
 from mcl_lab.errors import InputError
 from mcl_lab.losses.classification import classification
@@ -88,11 +89,13 @@ class DataFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """Images on the device they are used on."""
+    """Images on the device they are used on. `left_out`: what could not be read of either part; `warnings`: in short."""
 
     train: ImageSet
     evaluated: dict[str, ImageSet]  # test, and validation when some were held out
     facts: DataFacts
+    warnings: list[str]
+    left_out: list[str]
 
 
 def read_images(data: DictConfig) -> Splits:
@@ -101,7 +104,8 @@ def read_images(data: DictConfig) -> Splits:
 
 def build_data(data: DictConfig, device: torch.device) -> Data:
     """Read the images, hold out those for validation, and bring them to the device."""
-    train, test = read_images(data)
+    splits = read_images(data)
+    train, test = splits
     evaluated = {"test": test}
     if data.validation > 0:  # the same images whatever the run's seed, so that seeds can be compared
         train, evaluated["validation"] = split_validation(train, data.validation, seed=0)
@@ -111,7 +115,16 @@ def build_data(data: DictConfig, device: torch.device) -> Data:
         train=train.to(device),
         evaluated={name: images.to(device) for name, images in evaluated.items()},
         facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std), *checksums),
+        warnings=[line for name, part in splits._asdict().items() for line in left_out_warning(name, part)],
+        left_out=[f"{name} {file}" for name, part in splits._asdict().items() for file in part.left_out],
     )
+
+
+def left_out_warning(name: str, images: ImageSet) -> list[str]:
+    """A line about the images that could not be read, when there are any; name: of that part of the data set."""
+    count = len(images.left_out)
+    said = f"{count} of {len(images) + count} {name} images cannot be read and are left out: "
+    return [said + first_few(images.left_out, between="; ")] if count else []
 
 
 def _checksum(*sets: ImageSet) -> str:
@@ -169,6 +182,9 @@ def build_learners(
     if config.trainer.channels_last:
         cohort = cohort.to(memory_format=torch.channels_last)
 
+    for name in config.loss:
+        if hasattr(nn.ModuleDict, str(name)) or "." in str(name):
+            raise InputError(f"loss.{name}", "is a name that PyTorch's modules use themselves; choose another")
     nodes = {
         str(name): create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes).to(
             device

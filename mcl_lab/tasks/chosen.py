@@ -1,6 +1,7 @@
 """Which runs a report is about: where they are read, what is read of them, and which of them are wanted."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRun
                 raise InputError("tracking.uri", f"{error}; task.source=folders reads the run folders") from error
             reason = str(error)
         say(f"not from MLflow: {reason}")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError("task.runs", f"there is no folder {folder}; name the folder of the run folders")
     folders = RunFolders(folder)
     return folders, _described(folders.runs())
@@ -60,13 +61,15 @@ def _described(recorded: Sequence[RecordedRun]) -> list[Run]:
     for record in recorded:
         try:
             runs.append(_run(record))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
             say(f"{record.name} is left out: its record does not tell its recipe and peers, as that of older code")
     return runs
 
 
 def _run(record: RecordedRun) -> Run:
     tags = record.tags
+    recipe = {**json.loads(tags["recipe"])}
+    float(recipe.get("data.validation") or 0)  # the one leaf that is counted with
     peers = {
         key: Peer(
             network=str(node["name"]),
@@ -84,7 +87,7 @@ def _run(record: RecordedRun) -> Run:
         run_key=record.run_key,
         repeat_key=tags["repeat_key"],
         recipe_key=tags["recipe_key"],
-        recipe=dict(json.loads(tags["recipe"])),
+        recipe=recipe,
         changed={key: value for key, value in record.params.items() if "." in key},
         pair=tags["pair"],
         kind=tags["kind"],

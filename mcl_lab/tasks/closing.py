@@ -16,7 +16,7 @@ from mcl_lab.config.sweeps import as_typed
 from mcl_lab.results.runs import HEADLINE, baseline_accuracies, read_result, read_results
 from mcl_lab.tasks.screen import table
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
-from mcl_lab.tracking.journal import read_record
+from mcl_lab.tracking.journal import RECORD, read_record
 
 COLUMNS = {  # figures of result.json
     HEADLINE: "own head,\nlast epoch",
@@ -75,7 +75,10 @@ def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
     """How to look at the recorded run, or how to deliver a record that could not be."""
     if config.tracking.uri is None:
         return []
-    if read_record(folder)["uri"] is None:
+    record = read_record(folder)
+    if record is None:
+        return [("not recorded", f"{folder / RECORD} is damaged")]
+    if record["uri"] is None:
         return [("not recorded", "this run was made with tracking=none")]
     sync = command_line("task=sync", f"task.runs={as_typed(str(folder))}")
     if not wait_delivered(folder, config.tracking.wait):

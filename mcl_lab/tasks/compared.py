@@ -44,7 +44,10 @@ class Comparison:
         return max((_apart(*pair) for name, pair in self.final.items() if not name.endswith(CHOICE)), default=math.inf)
 
     def as_json(self) -> dict[str, Any]:
-        distances = {"largest_weight_difference": self.largest_weight_difference, "largest_final_difference": self.apart}
+        distances = {
+            "largest_weight_difference": self.largest_weight_difference,
+            "largest_final_difference": self.apart,
+        }
         return asdict(self) | {name: far if math.isfinite(far) else None for name, far in distances.items()}
 
 
@@ -60,6 +63,7 @@ def compare(original: Path, again: Path) -> Comparison:
         if before.get(epoch, {}).get(name) != after.get(epoch, {}).get(name)
     ]
     final, final_again = _final(ours), _final(theirs)
+    names = [*final, *(final_again.keys() - final.keys())]
     return Comparison(
         weights=weights,
         tensors=tensors,
@@ -68,7 +72,7 @@ def compare(original: Path, again: Path) -> Comparison:
         epochs=len(before.keys() | after.keys()),
         first=differing[0] if differing else None,
         largest=max(differing, key=lambda found: _apart(*found[2:]), default=None),
-        final={name: (final.get(name), final_again.get(name)) for name in [*final, *(final_again.keys() - final.keys())]},
+        final={name: (final.get(name), final_again.get(name)) for name in names},
         notes=tuple(notes),
     )
 
@@ -98,9 +102,11 @@ def _networks(folder: Path, notes: list[str]) -> dict[str, Any] | None:
     try:
         parts = read(found[0])["parts"]
         return {f"{part} {name}": value for part, state in parts.items() for name, value in state.items()}
-    except (InputError, KeyError, AttributeError) as error:
-        notes.append(str(error).partition(": ")[2] if isinstance(error, InputError) else f"{found[0]} holds no networks")
-        return None
+    except InputError as damage:
+        notes.append(str(damage).partition(": ")[2])
+    except (KeyError, AttributeError):
+        notes.append(f"{found[0]} holds no networks")
+    return None
 
 
 def _distance(one: Any, other: Any) -> float | None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from mcl_lab.errors import InputError
-from mcl_lab.results.formats import plain_text
+from mcl_lab.errors import InputError, plain_text
 from mcl_lab.results.plots import (
     Baseline,
     Curve,
@@ -163,8 +162,8 @@ def _is_drawn(name: str) -> bool:
 
 def _folder_name(run: Run) -> str:
     """`<pair>-<loss>-<first 8 digits of the key without the seed>`, fit to be a folder's name."""
-    loss = re.sub(r"[^A-Za-z0-9._]+", "-", run.loss).strip("-.") or "unnamed"
-    return f"{run.pair}-{loss[:40]}-{run.repeat_key[:8]}"
+    parts = (run.pair[:100], run.loss[:40], run.repeat_key[:8])  # from a store, where anything may stand
+    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", part).strip("-.") or "unnamed" for part in parts)
 
 
 def _depth(head: str) -> tuple[bool, int, str]:

@@ -1,5 +1,6 @@
 """Run folders and sweep folders: where they are, and what is a run's own in them."""
 
+import os
 import re
 from pathlib import Path
 
@@ -45,7 +46,13 @@ def sweep_folder(sweep: str, runs: Path) -> Path:
 
 def refuse_other_run(config: DictConfig, folder: Path) -> None:
     """Raise InputError when the folder belongs to another config, saying what differs."""
-    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise InputError("hydra.run.dir", f"{folder} cannot be a run folder: {getattr(error, 'strerror', error)}") from error
+    if not os.path.isdir(folder):
         raise InputError("hydra.run.dir", f"{folder} is there and is no folder; name another")
     if not (folder / FILE_NAME).exists():
         if others := foreign(folder):

@@ -17,7 +17,7 @@ from rich.console import Console
 from mcl_lab.config.compose import CONF, run_folder
 from mcl_lab.config.key import differences, run_key
 from mcl_lab.config.plain import plain
-from mcl_lab.config.stored import to_yaml, without_credentials
+from mcl_lab.config.stored import to_yaml
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.config.targets import plugins
 from mcl_lab.errors import InputError, Interrupted, RunFailed
@@ -36,6 +36,7 @@ from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, is_launching, la
 from mcl_lab.tasks.sweep_screen import SweepScreen, follow, named, show_submission, show_sweep
 from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
+from mcl_lab.tracking.secrets import without_credentials
 from mcl_lab.tracking.uri import credentials, network_warning, sqlite_file, stored_uri
 
 LONGEST_WAIT = 10.0  # seconds for a store to be ready before jobs are submitted; runs are recorded in any case
@@ -70,7 +71,7 @@ class Sweep(NamedTuple):
         """The config that the run is launched with: what waits is not changed by an edit of a YAML file."""
         config = self.configs[Path(run.folder)]
         config.sweep = str(self.folder.absolute())  # not in a copy: to make one takes longer than all the rest
-        return to_yaml(config)
+        return to_yaml(config, without_credentials)
 
 
 def launch(
@@ -85,6 +86,8 @@ def launch(
     for key in ("sweep", "tracking.uri", "tracking.experiment", "hydra.launcher"):
         if len({str(OmegaConf.select(config, key)) for config in configs}) > 1:
             raise InputError(key, "must be the same for all runs of a sweep")
+    if configs[0].tracking.uri is not None:
+        stored_uri(configs[0].tracking.uri)  # refuses what MLflow has no store for, and what would be written down
     by_folder = _by_folder(configs)
     launcher = _launcher(configs)
     name = configs[0].sweep or name or f"multirun-{_hash(list(map(run_key, configs)))[:8]}"

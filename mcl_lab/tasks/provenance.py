@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from mcl_lab.config.stored import without_credentials
 from mcl_lab.config.targets import plugins
 from mcl_lab.launch.code import CHANGED, CHANGES, changes_of, commit_of, package_state
 from mcl_lab.tracking.files import write_atomically
+from mcl_lab.tracking.secrets import without_credentials, without_secrets
 
 HOUSE = Path(__file__).resolve().parents[2]
 PACKAGES = ("mcl_lab", "torch", "torchvision", "numpy", "pillow")
@@ -46,7 +46,7 @@ def environment_of(device: torch.device) -> tuple[dict, str]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "host": platform.node(),
-        "command": [word for word in sys.argv[1:] if "tracking." not in word],  # where passwords are
+        "command": [without_secrets(word) for word in sys.argv[1:] if "tracking." not in word],
     }
     if device.type == "cuda":
         environment |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from rich import box
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as ScreenTable
 from rich.text import Text
 
-from mcl_lab.errors import InputError, RunFailed
+from mcl_lab.errors import InputError, RunFailed, plain_text
 from mcl_lab.results import formats
 from mcl_lab.results.report import Section, Table, tables
 from mcl_lab.results.rows import once
@@ -39,11 +39,11 @@ def report(
     ] = "own_head_last_epoch",
     missing: Literal["note", "rows", "none"] = "note",
     dataset: str | None = None,
-    sweep: str | None = None,
+    sweep: Annotated[str, "not empty"] | None = None,
     tag: Mapping[str, str | int | float | bool] | None = None,
     source: Literal["auto", "mlflow", "folders"] = "auto",
-    runs: str = "runs",
-    figures: str | None = None,
+    runs: Annotated[str, "not empty"] = "runs",
+    figures: Annotated[str, "not empty"] | None = None,
     attach: bool = True,
 ) -> None:
     """Print a table for each recipe; what was read, and what is odd about it, goes to stderr.
@@ -85,9 +85,9 @@ def show(made: formats.Tables, console: Console) -> None:
     for name, of_figure in made.items():
         for table in of_figure:
             console.print()
-            console.print(Text(f"{formats.caption(name)}: {formats.plain_text(table.title)}", "bold"))
+            console.print(Text(f"{formats.caption(name)}: {plain_text(table.title)}", "bold"))
             for remark in table.remarks:
-                console.print(formats.plain_text(remark))
+                console.print(plain_text(remark))
             for section in table.sections:
                 console.print()
                 drawn, width = _fitting(table, section, console.width)
@@ -98,7 +98,7 @@ def show(made: formats.Tables, console: Console) -> None:
 
 def _below(table: Table) -> list[str]:
     notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
-    return ["", *map(formats.plain_text, [*notes, *table.missing])] if notes or table.missing else []
+    return ["", *map(plain_text, [*notes, *table.missing])] if notes or table.missing else []
 
 
 def _fitting(table: Table, section: Section, width: int) -> tuple[ScreenTable, int]:

@@ -1,19 +1,32 @@
 """Tables on the screen, the same everywhere."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+
+from mcl_lab.errors import plain_text
 
 WIDTH = 120  # of what goes into a file or a pipe
 
 
 def screen() -> Console:
     """The terminal, or standard output as plain text."""
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=WIDTH)
+    console = Screen(highlight=False, markup=False)
+    return console if console.is_terminal else Screen(highlight=False, markup=False, width=WIDTH)
+
+
+class Screen(Console):
+    """A console that shows texts, stored ones too, without characters that a terminal obeys."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            if not control:
+                text = "\n".join(map(plain_text, text.split("\n")))
+            yield Segment(text, style, control)
 
 
 def table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
@@ -28,4 +41,4 @@ def table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
 
 def say(text: str) -> None:
     """One line beside what a task prints, which may go into a file."""
-    print(f"mcl_lab: {text}", file=sys.stderr)
+    print(f"mcl_lab: {plain_text(text)}", file=sys.stderr)

@@ -8,7 +8,7 @@ from mcl_lab.config.key import pair_name, run_key
 from mcl_lab.launch.ledger import Ledger, Run, Seen
 from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.journal import is_finished, read_last_epoch, read_status
-from mcl_lab.tracking.lock import LOCK, is_held
+from mcl_lab.tracking.lock import holder_of, is_held
 from mcl_lab.tracking.processes import is_alive, this_host
 
 
@@ -42,14 +42,14 @@ def observe(run: Run) -> Seen:
         finished = is_finished(folder)
         alive = not finished and (alive or is_held(folder))
         last = read_last_epoch(folder) or {"epoch": 0, "metrics": {}}
-        lock = read_json(folder / LOCK) if alive else None
+        lock = holder_of(folder) if alive else None
     except OSError as error:  # one folder that cannot be read must not hide the other runs
         return Seen(alive, "failed", f"its folder cannot be read: {error}", 0, 0, [])
     state = None if status["state"] == "finished" and not finished else status["state"]  # without its result it is not
     own_heads = [
         value for key, value in last["metrics"].items() if key.startswith("test/") and key.endswith("/own_head")
     ]
-    holder = lock["slurm"][0] if lock and lock.get("slurm") else None
+    holder = lock["slurm"][0] if lock and lock["slurm"] else None
     return Seen(alive, state, status["message"], status["started_ms"], last["epoch"], own_heads, holder)
 
 

@@ -1,8 +1,9 @@
 """task=sweep: how the runs of a sweep stand, and what can be done about those in SLURM."""
 
 import json
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from omegaconf import DictConfig
 
@@ -25,8 +26,8 @@ from mcl_lab.tracking.uri import stored_uri
 def sweep(
     config: DictConfig,
     *,
-    sweep: str,
-    runs: str = "runs",
+    sweep: Annotated[str, "not empty"],
+    runs: Annotated[str, "not empty"] = "runs",
     action: Literal["show", "status", "cancel", "resubmit"] = "show",
     format: Literal["table", "json"] = "table",
 ) -> None:
@@ -39,7 +40,7 @@ def sweep(
     Raises InputError("task.sweep") when there is no such ledger, or it is not SLURM's.
     """
     folder = sweep_folder(sweep, Path(runs))
-    if not (folder / FILE_NAME).is_file():
+    if not os.path.isfile(folder / FILE_NAME):
         known = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{FILE_NAME}"))) or "none"
         raise InputError("task.sweep", f"there is no {folder / FILE_NAME}; the sweeps in {runs}: {known}")
     ledger = ledger_of(folder)

@@ -18,6 +18,7 @@ from mcl_lab.tracking.files import exclusive, read_json, write_json
 from mcl_lab.tracking.journal import RECORD, Journal, is_finished, read_record, read_status
 from mcl_lab.tracking.processes import is_alive, this_host
 from mcl_lab.tracking.recorded import KIND_TAG
+from mcl_lab.tracking.secrets import without_secrets
 from mcl_lab.tracking.sender import start_sender
 
 LOCK = "ledger.lock"  # in the sweep's folder, held by whoever launches it
@@ -34,7 +35,7 @@ class SweepRecord:
         self.journal = Journal(folder)
 
     def begin(self, name: str, run_key: str, runs: int, argv: Sequence[str]) -> None:
-        words = [word for word in argv if "tracking." not in word]  # in which passwords may be
+        words = [without_secrets(word) for word in argv if "tracking." not in word]
         command = shlex.join(["python", "run.py", *words])
         self.journal.begin(
             {

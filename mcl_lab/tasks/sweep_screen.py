@@ -21,7 +21,6 @@ from mcl_lab.tasks.closing import command_line
 from mcl_lab.tasks.folders import sweep_folder
 from mcl_lab.tasks.screen import table
 
-
 COLOURS = {  # of the states, in the order in which they are counted
     "running": "cyan",
     "queued": "blue",

@@ -1,17 +1,21 @@
 """task=sync: deliver to MLflow what runs recorded while it was away."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mcl_lab.errors import InputError, RunFailed
-from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, is_delivered, note_failure, one_line
+from mcl_lab.errors import InputError, RunFailed, plain_text
+from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, note_failure, one_line
 from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import RECORD, read_record
+from mcl_lab.tracking.passes import load_deliver
 from mcl_lab.tracking.recorded import is_running
 
 
-def sync(config: Any, *, runs: str | Sequence[str] = "runs") -> None:
+def sync(
+    config: Any, *, runs: Annotated[str, "not empty"] | Annotated[Sequence[str], "not empty"] = "runs"
+) -> None:
     """Deliver every record under `runs`, a run folder or a folder of them at any depth, or several, that its store lacks.
 
     Each goes to the store that its own record names: `tracking.uri` of this command line is not used. User and password
@@ -22,14 +26,16 @@ def sync(config: Any, *, runs: str | Sequence[str] = "runs") -> None:
     could not be delivered.
     """
     places = [Path(place) for place in ([runs] if isinstance(runs, str) else runs)]
+    if not places:
+        raise InputError("task.runs", "needs a run folder or a folder of them")
     for place in places:
-        if not place.is_dir():
+        if not os.path.isdir(place):
             raise InputError("task.runs", f"there is no folder {place}; give a run folder or a folder of them")
     folders = sorted({record.parent for place in places for record in place.rglob(RECORD)})
     failed = []
     for folder in folders:
         outcome, delivered = _sync_one(folder)
-        print(f"{folder}: {outcome}", flush=True)
+        print(plain_text(f"{folder}: {outcome}"), flush=True)
         if not delivered:
             failed.append(folder)
     if not folders:
@@ -40,9 +46,16 @@ def sync(config: Any, *, runs: str | Sequence[str] = "runs") -> None:
 
 def _sync_one(folder: Path) -> tuple[str, bool]:
     """What became of one run, in words, and whether that is well."""
+    try:
+        return _deliver(folder)
+    except OSError as error:  # a file system that fails, or may only be read
+        return f"not delivered: {one_line(error)}", False
+
+
+def _deliver(folder: Path) -> tuple[str, bool]:
     record = read_record(folder)
     if record is None:
-        return "record.json is damaged", False
+        return f"{RECORD} is damaged", False
     if record["uri"] is None:
         return "not tracked", True
     with exclusive(folder / SENDER_LOCK, wait=False) as alone:
@@ -51,10 +64,7 @@ def _sync_one(folder: Path) -> tuple[str, bool]:
         vanished = not is_running(folder)
         if is_delivered(folder, vanished=vanished):
             return f"already in {record['uri']}", True
-        try:
-            from mcl_lab.tracking.mlflow_store import deliver  # costs seconds: only when there is something to deliver
-        except ImportError:
-            raise RunFailed(NOT_INSTALLED) from None
+        deliver = load_deliver()  # costs seconds: only when there is something to deliver
         try:
             whole = deliver(folder, vanished=vanished)
         except Exception as error:  # whatever a store may raise, the other runs are still to be tried

@@ -1,8 +1,7 @@
 """task=train: train a cohort, from the beginning or from where it was stopped."""
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -19,10 +18,13 @@ from mcl_lab.tasks.failures import in_one_line
 from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder
 from mcl_lab.tasks.provenance import data_checksums, environment_of, trained_in, write_changes
 from mcl_lab.tasks.record import record_of, result_of
+from mcl_lab.tasks.run_log import LOGGER as log
+from mcl_lab.tasks.run_log import run_log
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tracking.files import write_atomically, write_json
 from mcl_lab.tracking.journal import Journal, is_finished, read_last_epoch, read_record
 from mcl_lab.tracking.lock import RunLock
+from mcl_lab.tracking.secrets import without_credentials
 from mcl_lab.tracking.sender import start_sender
 from mcl_lab.tracking.uri import network_warning, stored_uri
 from mcl_lab.training.checkpoints import Checkpoints, checksum_of_weights, drop_steps
@@ -31,7 +33,6 @@ from mcl_lab.training.randomness import seed_everything
 from mcl_lab.training.trainer import Trainer
 
 NETWORKS = ("cohort", "objective", "weight_network")  # what a finished run keeps
-log = logging.getLogger("mcl_lab")
 
 
 def train(config: DictConfig) -> None:
@@ -67,6 +68,7 @@ class Run(NamedTuple):
     changes: str  # of the code
     lock: RunLock
     warnings: list[str]  # what is odd about the data, and about the place where it is recorded
+    left_out: list[str]  # images that could not be read
 
 
 def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[str, str] = MappingProxyType({})) -> Run:
@@ -135,8 +137,8 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
         record=journal.append,
         progress=progress,
     )
-    warnings = [*batches.warnings, unsafe] if unsafe else batches.warnings
-    return Run(trainer, checkpoints, journal, record, environment, changes, lock, warnings)
+    warnings = [*data.warnings, *batches.warnings, *([unsafe] if unsafe else [])]
+    return Run(trainer, checkpoints, journal, record, environment, changes, lock, warnings, data.left_out)
 
 
 def execute(run: Run, config: DictConfig, folder: Path) -> None:
@@ -144,14 +146,14 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     trainer, checkpoints, journal = run.trainer, run.checkpoints, run.journal
     state = checkpoints.newest()
     if state:
-        refuse_other_data(state["data"], checkpoints.facts["data"])
+        refuse_other_data(state.get("data"), checkpoints.facts["data"])
         take_up(trainer, state)
     elif read_last_epoch(folder):
         raise RunFailed(
             f"{folder} has epochs and no checkpoint to go on from; to start over, delete the run folder {folder}"
         )
     if not (folder / FILE_NAME).exists():
-        write_atomically(folder / FILE_NAME, to_yaml(config))
+        write_atomically(folder / FILE_NAME, to_yaml(config, without_credentials))
     record = journal.begin(trained_in(run.record, read_record(folder), run.environment, trainer.position.step))
     write_changes(folder, record, run.changes)
     journal.restore(trainer.records)
@@ -165,6 +167,8 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     )
     for warning in run.warnings:
         log.warning(warning)
+    for image in run.left_out:
+        log.info("left out: %s", image)
     try:
         with in_one_line(config, folder):
             records = trainer.fit()
@@ -187,36 +191,18 @@ def take_up(trainer: Trainer, state: dict) -> None:
     """Stand where a checkpoint was taken. Raises RunFailed when the code builds something else now."""
     try:
         trainer.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        position = state.get("position")
+        step = position.get("step") if isinstance(position, dict) else "unknown"
         raise RunFailed(
-            f"the checkpoint of step {state['position']['step']} does not fit what this code builds from the run's config "
+            f"the checkpoint of step {step} does not fit what this code builds from the run's config "
             f"({error}); train on with the code that wrote it"
         ) from error
 
 
-def refuse_other_data(before: dict, now: dict) -> None:
+def refuse_other_data(before: object, now: dict) -> None:
     """Raise InputError when the images are not those that the run began with: a folder's content is not in its key."""
-    changed = [name for name in before if before[name] != now[name]]
+    before = before if isinstance(before, dict) else dict.fromkeys(now)  # a checkpoint that no run wrote
+    changed = [name for name in before if name not in now or before[name] != now[name]]
     if changed:
         raise InputError("data", f"is not what this run was trained on so far: {', '.join(changed)} differ")
-
-
-@contextmanager
-def run_log(folder: Path) -> Iterator[None]:
-    """Everything logged goes into run.log, warnings to stderr as well."""
-    file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
-    file.handleError = lambda _: None  # a log on a full disk misses lines; what must be whole is the checkpoint
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    screen.setLevel(logging.WARNING)
-    screen.addFilter(
-        lambda entry: entry.levelno == logging.WARNING
-    )  # errors reach the screen as the program's last line
-    log.setLevel(logging.INFO)
-    for handler in (file, screen):
-        log.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in (file, screen):
-            log.removeHandler(handler)
-            handler.close()

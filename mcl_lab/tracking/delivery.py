@@ -2,18 +2,22 @@
 
 import shlex
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mcl_lab.tracking.files import exclusive, read_json, write_json
-from mcl_lab.tracking.journal import read_record, read_status
-from mcl_lab.tracking.uri import without_secrets
+from mcl_lab.tracking.files import exclusive, has_types, read_json, write_json
+from mcl_lab.tracking.journal import DELIVERY, read_record, read_status
+from mcl_lab.tracking.secrets import without_secrets
 
-DELIVERY = "delivery.json"
 SENDER_LOCK = "sender.lock"  # held by whoever delivers
-POLL = 0.1  # seconds between two looks while waiting for the sender
 NOT_INSTALLED = "MLflow is not installed: pip install mlflow"
+POLL = 0.1  # seconds between two looks while waiting for the sender
 ERROR_LENGTH = 300  # characters of a store's error that are kept
+
+_TYPES = {name: str | None for name in ("experiment_id", "mlflow_run", "state", "parent")}
+_TYPES |= {"last_epoch": int, "artifacts": list, "started_ms": int | None, "error": dict | None}
+_ERROR_TYPES = {"message": str, "failures": int, "ended": bool, "gave_up": bool}
 
 
 def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +42,9 @@ def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
     }
     stored = read_json(Path(folder) / DELIVERY)
     same = stored is not None and all(stored.get(key) == fresh[key] for key in ("id", "uri", "experiment"))
-    return fresh | stored if same else fresh
+    delivery = fresh | stored if same else fresh
+    whole = has_types(delivery, _TYPES) and (delivery["error"] is None or has_types(delivery["error"], _ERROR_TYPES))
+    return delivery if whole else fresh  # to send all again changes nothing
 
 
 def write_delivery(folder: Path | str, delivery: dict[str, Any]) -> None:
@@ -49,18 +55,21 @@ def write_delivery(folder: Path | str, delivery: dict[str, Any]) -> None:
 def note_failure(folder: Path | str, message: str, *, failures: int, ended: bool, gave_up: bool = False) -> None:
     """Remember a failed try; for the holder of the sender's lock.
 
-    `failures` in a row, since the run's end when it has `ended`; `gave_up`: nobody tries again by itself.
+    `failures` in a row, since the run's end when it has `ended`; `gave_up`: nobody tries again by itself. Where the disk is
+    what failed, nothing is remembered.
     """
-    record = read_record(folder)
-    if record is not None:
-        error = {"message": message, "failures": failures, "ended": ended, "gave_up": gave_up}
-        write_delivery(folder, read_delivery(folder, record) | {"error": error})
+    with suppress(OSError):
+        record = read_record(folder)
+        if record is not None:
+            error = {"message": message, "failures": failures, "ended": ended, "gave_up": gave_up}
+            write_delivery(folder, read_delivery(folder, record) | {"error": error})
 
 
 def one_line(error: Exception) -> str:
-    """A store's error, for people: its first line, not too long, and no password in it."""
+    """A store's error, for people: its first line, not too long, and no password in it. What it was caused by stands last."""
     first = (str(error).splitlines() or [""])[0]
-    return without_secrets(f"{type(error).__name__}: {first}")[:ERROR_LENGTH]
+    line = without_secrets(f"{type(error).__name__}: {first}")
+    return line if len(line) <= ERROR_LENGTH else f"{line[: ERROR_LENGTH - 125]} ... {line[-120:]}"
 
 
 def is_delivered(folder: Path | str, *, vanished: bool = False) -> bool:

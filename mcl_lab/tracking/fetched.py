@@ -19,7 +19,8 @@ from mcl_lab.tracking.files import write_atomically
 from mcl_lab.tracking.journal import METRICS
 from mcl_lab.tracking.processes import search_path
 from mcl_lab.tracking.recorded import FINAL, StoreUnavailable
-from mcl_lab.tracking.uri import credentials, stored_uri, without_secrets
+from mcl_lab.tracking.secrets import without_secrets
+from mcl_lab.tracking.uri import credentials, stored_uri
 
 FILES = ("config.yaml", "result.json")  # of the artifacts
 
@@ -46,7 +47,12 @@ def fetch(uri: str, experiment: str, run: str, folder: Path) -> dict[str, Any]:
     environment = {"PYTHONPATH": search_path(), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"} | credentials(uri)
     command = [sys.executable, "-m", "mcl_lab.tracking.fetched", shown, experiment, run, str(folder)]
     done = subprocess.run(
-        command, env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+        command,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     try:
         answer = json.loads(done.stdout.splitlines()[-1])

@@ -5,10 +5,10 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 
 def write_atomically(path: Path, content: str | bytes, *, shared: bool = False) -> None:
@@ -42,9 +42,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`; None when there is no such file or something else damaged it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def has_types(value: dict[str, Any], types: Mapping[str, Any]) -> bool:
+    """Whether a JSON object holds what it should: of one that was damaged, or that somebody else made, nothing is relied on.
+
+    types: by name; of an object within it `dict[str, KIND]`.
+    """
+    return all(name in value and _is_of(value[name], kind) for name, kind in types.items())
 
 
 @contextmanager
@@ -70,6 +78,12 @@ def lock_file(descriptor: int, *, wait: bool) -> bool:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise
     return True
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(isinstance(item, get_args(kind)[1]) for item in value.values())
+    return isinstance(value, kind)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,16 +14,28 @@ import os
 import time
 import uuid
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from mcl_lab.tracking.files import read_json, write_atomically, write_json
+from mcl_lab.tracking.files import has_types, read_json, write_atomically, write_json
 from mcl_lab.tracking.processes import process_start, this_host
+from mcl_lab.tracking.secrets import without_secrets
 from mcl_lab.tracking.uri import stored_uri
 
 RECORD, METRICS, STATUS = "record.json", "metrics.jsonl", "status.json"
+DELIVERY = "delivery.json"  # the sender's; see delivery.py
 LONGEST_LINE = 2**16  # bytes; an epoch of two peers takes about two thousand
 
 State = Literal["running", "submitted", "finished", "failed", "interrupted"]
+
+_RECORD_TYPES = {name: str for name in ("id", "name", "run_key", "experiment")} | {"params": dict[str, str], "tags": dict[str, str]}
+_RECORD_TYPES |= {"uri": str | None, "parent": str | None, "created_ms": int}
+_STATUS_TYPES = {"state": str, "message": str, "started_ms": int, "ended_ms": int | None}
+_STATUS_TYPES |= {"pid": int, "process_start": str | None, "host": str}
+_EPOCH_TYPES = {"epoch": int, "step": int, "time_ms": int, "metrics": dict[str, int | float | None]}
+
+
+class Damaged(Exception):
+    """A file of the journal is there and cannot be read; the message names it."""
 
 
 class Journal:
@@ -45,8 +57,10 @@ class Journal:
         Raises InputError("tracking.uri") for a URI that MLflow has no store for.
         """
         old = read_record(self.folder)
+        delivered = (read_json(self.folder / DELIVERY) or {}).get("id")  # of a record that something damaged
+        known = old["id"] if old else delivered if isinstance(delivered, str) else None
         new = {
-            "id": old["id"] if old else uuid.uuid4().hex,
+            "id": known or uuid.uuid4().hex,
             "parent": None,
             **record,
             "uri": None if record["uri"] is None else stored_uri(record["uri"]),
@@ -87,7 +101,7 @@ class Journal:
             self._started_ms = now
         status = {
             "state": state,
-            "message": message,
+            "message": without_secrets(message),
             "started_ms": self._started_ms,
             "ended_ms": None if state in ("running", "submitted") else now,
             "pid": os.getpid(),
@@ -98,14 +112,15 @@ class Journal:
 
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:
-    """record.json of a run folder; None when there is none."""
-    record = read_json(Path(folder) / RECORD)
-    return record and {"parent": None} | record  # older ones have no parent
+    """record.json of a run folder; None when there is none, or it is damaged."""
+    record = {"parent": None} | (read_json(Path(folder) / RECORD) or {})  # older ones have no parent
+    return record if has_types(record, _RECORD_TYPES) else None
 
 
 def read_status(folder: Path | str) -> dict[str, Any] | None:
-    """status.json of a run folder; None when there is none."""
-    return read_json(Path(folder) / STATUS)
+    """status.json of a run folder; None when there is none, or it is damaged."""
+    status = read_json(Path(folder) / STATUS) or {}
+    return status if has_types(status, _STATUS_TYPES) and status["state"] in get_args(State) else None
 
 
 def is_finished(folder: Path | str) -> bool:
@@ -114,26 +129,43 @@ def is_finished(folder: Path | str) -> bool:
     return status is not None and status["state"] == "finished" and (Path(folder) / "result.json").exists()
 
 
-def read_epochs(folder: Path | str) -> list[dict[str, Any]]:
-    """The epochs in metrics.jsonl, in order, without a line still being written, or left half by a crash."""
+def read_epochs(folder: Path | str, *, skip_damaged: bool = False) -> list[dict[str, Any]]:
+    """The epochs in metrics.jsonl, in order, without a line still being written, or left half by a crash.
+
+    Raises Damaged for any other line that is no epoch, unless those are to be skipped. A run that goes on mends them.
+    """
     try:
         text = (Path(folder) / METRICS).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    complete = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in complete.splitlines() if line]
+    lines = [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
+    epochs = list(map(_epoch, lines))
+    if None in epochs and not skip_damaged:
+        raise Damaged(f"{METRICS}, line {epochs.index(None) + 1}")
+    return [epoch for epoch in epochs if epoch is not None]
 
 
 def read_last_epoch(folder: Path | str) -> dict[str, Any] | None:
-    """The last of `read_epochs`, without reading them all; None when there is none."""
+    """The last epoch in metrics.jsonl that is whole, without reading them all; None when there is none."""
     try:
         with open(Path(folder) / METRICS, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return None
-    complete = text[: text.rfind("\n") + 1].splitlines()
-    return json.loads(complete[-1]) if complete else None
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return next((epoch for line in reversed(lines) if (epoch := _epoch(line)) is not None), None)
+
+
+def _epoch(line: str) -> dict[str, Any] | None:
+    """The epoch in a line of metrics.jsonl; None for a damaged one."""
+    try:
+        epoch = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if "\ufffd" in line or not isinstance(epoch, dict) or not has_types(epoch, _EPOCH_TYPES):  # bytes that are no UTF-8
+        return None
+    return epoch
 
 
 def _line(epoch: dict[str, Any]) -> str:

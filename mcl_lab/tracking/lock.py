@@ -14,12 +14,14 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from mcl_lab.errors import RunFailed
-from mcl_lab.tracking.files import lock_file, read_json
+from mcl_lab.tracking.files import has_types, lock_file
 from mcl_lab.tracking.processes import is_alive, process_start, this_host
 
 LOCK = "run.lock"
 HEARTBEAT = 10.0  # seconds between two beats of a lock that is held
 STALE_AFTER = 60.0  # seconds without a beat after which its holder counts as dead
+
+_HOLDER_TYPES = {"host": str, "pid": int, "process_start": str, "slurm": list | None}
 
 # Together they name a task that SLURM may stop on one machine and start again on another.
 SLURM_TASK = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_STEP_ID", "SLURM_PROCID")
@@ -94,11 +96,11 @@ class RunLock:
     def _beat(self) -> None:
         while not self._end.wait(self.heartbeat):
             try:
-                if _parse(self.path.read_text(encoding="utf-8")) != self._owner:
+                if holder_of(self.path.parent) != self._owner:
                     self._lost = True
                     return
                 os.utime(self.path)
-            except FileNotFoundError:
+            except FileNotFoundError:  # between the two
                 self._lost = True
                 return
             except OSError:  # a file system that stumbled; the next beat may get through
@@ -116,24 +118,32 @@ def heartbeat_age(folder: Path | str) -> float:
     """Seconds since the lock of a run folder last beat; infinite when nobody holds it.
 
     Measured against a file written now into the same folder: on a shared file system the server's clock sets both
-    times, and this machine's may be minutes off.
+    times, and this machine's may be minutes off. A beat to come, by a clock that was set back since, is as old as it is far.
     """
     try:
         beat = (Path(folder) / LOCK).stat().st_mtime
     except FileNotFoundError:
         return float("inf")
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".now.") as now:
-        return os.stat(now.name).st_mtime - beat
+        return abs(os.stat(now.name).st_mtime - beat)
 
 
 def is_held(folder: Path | str) -> bool:
     """Whether a living process holds the run folder: it runs on this host, or has beaten lately on another."""
-    holder = read_json(Path(folder) / LOCK)
+    holder = holder_of(folder)
     if holder is None:
         return False
     if holder["host"] == this_host():
         return is_alive(holder["pid"], holder["process_start"])
     return heartbeat_age(folder) < STALE_AFTER
+
+
+def holder_of(folder: Path | str) -> dict[str, Any] | None:
+    """What the lock of a run folder says of its holder: `host`, `pid`, `process_start` and `slurm`; None without one."""
+    try:
+        return _parse((Path(folder) / LOCK).read_text(encoding="utf-8", errors="replace"))
+    except FileNotFoundError:
+        return None
 
 
 def _identity() -> dict[str, Any]:
@@ -150,7 +160,7 @@ def _identity() -> dict[str, Any]:
 def _critical_section(path: Path) -> Iterator[TextIO]:
     """Open `path`, made when missing, for reading and writing with nobody else in here."""
     while True:
-        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8") as file:
+        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8", errors="replace") as file:
             lock_file(file.fileno(), wait=True)
             if not _is_still(path, file):  # deleted while this process waited for it
                 continue
@@ -166,11 +176,12 @@ def _is_still(path: Path, file: TextIO) -> bool:
 
 
 def _parse(text: str) -> dict[str, Any] | None:
-    """The owner written in a lock file; None for a new file, or one whose owner died writing it."""
+    """The owner written in a lock file; None for a new file, one whose owner died writing it, or a damaged one."""
     try:
-        return json.loads(text)
-    except ValueError:
+        holder = json.loads(text)
+    except (ValueError, RecursionError):
         return None
+    return holder if isinstance(holder, dict) and has_types(holder, _HOLDER_TYPES) else None
 
 
 def _waiting_line(folder: Path, holder: dict[str, Any], stale_after: float) -> str:

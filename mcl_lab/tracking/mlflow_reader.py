@@ -14,7 +14,6 @@ from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stor
 
 from mlflow import MlflowClient  # after mlflow_store, which sets it up  # isort: skip
 from mlflow.entities import Run  # isort: skip
-from mlflow.exceptions import MlflowException  # isort: skip
 
 PAGE = 1000  # runs a request
 STATES = {status: state for state, status in MLFLOW_STATUS.items() if state != "vanished"}
@@ -46,8 +45,10 @@ class MlflowRuns:
     def find(self, name: str) -> RecordedRun | None:
         """The run of that id or name; of several of one name the finished one, the newest of these. None when there is none."""
         with self._reaching():
-            found = [run for run in self._search() if name in (run.info.run_id, run.data.tags[ID_TAG], run.info.run_name)]
-            return self._read(max(found, key=lambda run: (run.info.status == "FINISHED", run.info.start_time))) if found else None
+            runs = self._search()
+            found = [run for run in runs if name in (run.info.run_id, run.data.tags[ID_TAG], run.info.run_name)]
+            newest = max(found, key=lambda run: (run.info.status == "FINISHED", run.info.start_time), default=None)
+            return newest and self._read(newest)
 
     def names(self) -> list[str]:
         """Of all runs."""
@@ -114,7 +115,7 @@ class MlflowRuns:
     def _reaching(self) -> Iterator[None]:
         try:
             yield
-        except (MlflowException, OSError) as error:
+        except Exception as error:  # of what is no MLflow server, MLflow raises whatever its answer trips over
             raise StoreUnavailable(f"{self.uri} does not answer as an MLflow store: {one_line(error)}") from error
 
 

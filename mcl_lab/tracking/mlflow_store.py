@@ -9,13 +9,13 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from mcl_lab.tracking.delivery import is_delivered, last_word, read_delivery, started_ms, write_delivery
 from mcl_lab.tracking.files import exclusive, read_json
-from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_epochs, read_record, read_status
+from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, Damaged, read_epochs, read_record, read_status
 from mcl_lab.tracking.lock import LOCK
 from mcl_lab.tracking.recorded import SWEEP_TAG
 from mcl_lab.tracking.uri import connectable_uri, sqlite_file
@@ -64,28 +64,33 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
         return True
     _configure_mlflow()
     status = read_status(folder)  # before the journal: when it says the end, the journal is complete
+    if status is None and (folder / STATUS).exists():
+        raise Damaged(STATUS)
     delivery = read_delivery(folder, record)
 
     client, experiment_id = _connect(record["uri"], record["experiment"])
-    run = _find_or_create_run(client, experiment_id, folder, record)
+    run = _find_or_create_run(client, experiment_id, folder, record, delivery["mlflow_run"])
     if run.info.run_id != delivery["mlflow_run"]:  # a new one, or somebody deleted the one we knew
         delivery |= {"last_epoch": 0, "artifacts": [], "state": None, "started_ms": None}
     delivery |= {"experiment_id": experiment_id, "mlflow_run": run.info.run_id, "error": None}
 
     _send_description(client, run, record)
     _send_parent(client, experiment_id, run, record)
-    delivery["last_epoch"] = _send_epochs(client, run, folder, after=delivery["last_epoch"])
-    write_delivery(folder, delivery)
+    try:
+        for epoch in _send_epochs(client, run, folder, after=delivery["last_epoch"]):
+            delivery["last_epoch"] = epoch
+    finally:
+        write_delivery(folder, delivery)  # a server that fails now and then gets on all the same
 
     state = last_word(status, vanished)
     if state in (None, "submitted"):
         _reopen(client, run, state or "running")
     if state is None:
         return False
-    if state == "finished":
-        _send_final_figures(client, run, folder, status)
+    figures = _send_final_figures(client, run, folder, status) if state == "finished" else {}
     if state in MLFLOW_STATUS:
         _send_end(client, run, folder, status, state)
+        _check_taken(client, run, folder, record, MLFLOW_STATUS[state], figures)
     delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a server may have no place for them
     write_delivery(folder, delivery | {"state": state, "started_ms": started_ms(status), "parent": record["parent"]})
     return is_delivered(folder, vanished=vanished)
@@ -119,14 +124,21 @@ def _one_at_a_time(database: Path) -> Iterator[None]:
         yield
 
 
-def _find_or_create_run(client: MlflowClient, experiment_id: str, folder: Path, record: dict[str, Any]) -> Run:
+def _find_or_create_run(
+    client: MlflowClient, experiment_id: str, folder: Path, record: dict[str, Any], known: str | None
+) -> Run:
+    """The MLflow run of a record; known: its id, when it has been there before."""
     with exclusive(folder / RUN_LOCK):  # the sender of a child may be here for its parent
         found = client.search_runs(
             [experiment_id],
             f"tags.`{ID_TAG}` = '{record['id']}'",
-            max_results=1,
+            max_results=10,
             order_by=["attributes.start_time ASC"],
         )
+        found.sort(key=lambda run: run.info.run_id != known)
+        for other in found[1:]:  # of a request that was given up and done again, and that the server came to after all
+            with suppress(MlflowException):
+                client.delete_run(other.info.run_id)
         if found:
             return found[0]
         return client.create_run(
@@ -151,9 +163,9 @@ def _send_parent(client: MlflowClient, experiment_id: str, run: Run, record: dic
     parent = record["parent"] and read_record(record["parent"])
     if parent is None or (parent["uri"], parent["experiment"]) != (record["uri"], record["experiment"]):
         return
-    known = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
-    if known is None or known != read_delivery(record["parent"], parent)["mlflow_run"]:
-        made = _find_or_create_run(client, experiment_id, Path(record["parent"]), parent)
+    known, delivered = run.data.tags.get(MLFLOW_PARENT_RUN_ID), read_delivery(record["parent"], parent)["mlflow_run"]
+    if known is None or known != delivered:
+        made = _find_or_create_run(client, experiment_id, Path(record["parent"]), parent, delivered)
         client.log_batch(
             run.info.run_id,
             tags=[RunTag(MLFLOW_PARENT_RUN_ID, made.info.run_id), RunTag(SWEEP_TAG, parent["name"])],
@@ -161,20 +173,55 @@ def _send_parent(client: MlflowClient, experiment_id: str, run: Run, record: dic
         )
 
 
-def _send_epochs(client: MlflowClient, run: Run, folder: Path, *, after: int) -> int:
-    """Send the epochs `after` that one and return the last that is there; MLflow's step is the epoch."""
-    epochs = [epoch for epoch in read_epochs(folder) if epoch["epoch"] > after]
-    for epoch in epochs:
-        _log_metrics(client, run, epoch["metrics"], time_ms=epoch["time_ms"], step=epoch["epoch"])
-    return epochs[-1]["epoch"] if epochs else after
+def _send_epochs(client: MlflowClient, run: Run, folder: Path, *, after: int) -> Iterator[int]:
+    """Send the epochs `after` that one and yield each that is there; MLflow's step is the epoch."""
+    for epoch in read_epochs(folder):
+        if epoch["epoch"] > after:
+            _send_epoch(client, run, epoch)
+            yield epoch["epoch"]
 
 
-def _send_final_figures(client: MlflowClient, run: Run, folder: Path, status: dict[str, Any]) -> None:
+def _send_epoch(client: MlflowClient, run: Run, epoch: dict[str, Any]) -> None:
+    _log_metrics(client, run, epoch["metrics"], time_ms=epoch["time_ms"], step=epoch["epoch"])
+
+
+def _send_final_figures(client: MlflowClient, run: Run, folder: Path, status: dict[str, Any]) -> dict[str, float]:
     figures = (read_json(folder / "result.json") or {}).get("final", {})
     epochs = read_epochs(folder)
     # The last epoch's time, not the end's: a finished run that is looked at again must not log its figures again.
     time_ms, step = (epochs[-1]["time_ms"], epochs[-1]["epoch"]) if epochs else (status["ended_ms"], 0)
     _log_metrics(client, run, figures, time_ms=time_ms, step=step)
+    return figures
+
+
+def _check_taken(
+    client: MlflowClient, run: Run, folder: Path, record: dict[str, Any], status: str, figures: dict[str, float]
+) -> None:
+    """Read back what the store has of a run that has ended, and send again the epochs that it has not. Raises RuntimeError
+    when something is missing: what lies between, a proxy or a sign-in page, may answer for the server, and a database may
+    be an older copy."""
+    stored = client.get_run(run.info.run_id)
+    wanted = {KEY_TAG, *map(_allowed, record["tags"]), *map(_allowed, record["params"]), *map(_allowed, figures)}
+    missing = wanted - stored.data.tags.keys() - stored.data.params.keys() - stored.data.metrics.keys()
+    if stored.info.status != status or missing:
+        raise RuntimeError("what was sent is not in the store, though something answered as if it were")
+    lost = list(_lost_epochs(client, run, folder))
+    for epoch in lost:
+        _send_epoch(client, run, epoch)
+    if lost:
+        raise RuntimeError(f"{len(lost)} epochs were not in the store, though something answered as if they were")
+
+
+def _lost_epochs(client: MlflowClient, run: Run, folder: Path) -> Iterator[dict[str, Any]]:
+    """Epochs that the store has not, by the history of one metric: an epoch is one request, taken whole or not at all."""
+    by_metric: dict[str, list[dict[str, Any]]] = {}
+    for epoch in read_epochs(folder):
+        name = next((name for name, value in epoch["metrics"].items() if value is not None), None)
+        if name is not None:
+            by_metric.setdefault(name, []).append(epoch)
+    for name, epochs in by_metric.items():
+        there = {point.step for point in client.get_metric_history(run.info.run_id, _allowed(name))}
+        yield from (epoch for epoch in epochs if epoch["epoch"] not in there)
 
 
 def _log_metrics(client: MlflowClient, run: Run, metrics: dict[str, float | None], *, time_ms: int, step: int) -> None:

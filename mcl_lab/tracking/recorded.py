@@ -10,7 +10,7 @@ from mcl_lab.tracking.journal import RECORD, read_epochs, read_last_epoch, read_
 from mcl_lab.tracking.lock import is_held
 from mcl_lab.tracking.processes import is_alive, this_host
 
-KIND_TAG = "mcl_lab.kind"  # of what is no run to report: `sweep`, a sweep as a whole; `reproduction`, a run trained again
+KIND_TAG = "mcl_lab.kind"  # of what is no run to report: `sweep`, a whole one; `reproduction`, a run trained again
 SWEEP_TAG = "sweep"  # the name of the sweep that a run is a child of
 FINAL = "final/"  # what the names of final figures begin with
 
@@ -51,7 +51,7 @@ class RunFolders:
         """A run's epochs, in order, with the metrics whose names are wanted."""
         return [
             {**epoch, "metrics": {name: value for name, value in epoch["metrics"].items() if wanted(name)}}
-            for epoch in read_epochs(place)
+            for epoch in read_epochs(place, skip_damaged=True)
         ]
 
 
@@ -69,9 +69,7 @@ def is_running(folder: Path) -> bool:
 
 def _read(folder: Path) -> RecordedRun | None:
     record, status = read_record(folder), read_status(folder)
-    if record is None or KIND_TAG in record.get("tags", {}):
-        return None
-    if not record.keys() >= {"id", "name", "run_key", "params", "tags", "created_ms"}:
+    if record is None or KIND_TAG in record["tags"]:
         return None
     state, message = end_state(status, vanished=not is_running(folder)) or "running", (status or {}).get("message", "")
     result = read_json(folder / "result.json") if state == "finished" else None

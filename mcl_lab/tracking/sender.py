@@ -9,24 +9,30 @@ not installed.
 
 import argparse
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from mcl_lab.tracking.delivery import NOT_INSTALLED, SENDER_LOCK, is_delivered, last_word, note_failure, one_line
+from mcl_lab.errors import RunFailed
+from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, last_word, note_failure, one_line
 from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_record, read_status
 from mcl_lab.tracking.left_behind import deliver_left_behind
+from mcl_lab.tracking.passes import LONGEST_PASS, load_deliver
 from mcl_lab.tracking.processes import is_alive, process_start, search_path, this_host
-from mcl_lab.tracking.uri import credentials, without_secrets
+from mcl_lab.tracking.secrets import without_secrets
+from mcl_lab.tracking.uri import credentials
 
 LOG = "sender.log"
 POLL = 1.0  # seconds between two looks at the run folder
 LONGEST_PAUSE = 60.0  # seconds between two tries while the store fails, at most
+MOST_MEMORY = 2 * 2**30  # bytes; a tenth is usual
 AFTER_END = 600.0  # seconds that are spent on trying after the run's end, and then on what others left behind
 
 
@@ -58,6 +64,7 @@ def follow(
     poll: float = POLL,
     longest_pause: float = LONGEST_PAUSE,
     after_end: float = AFTER_END,
+    longest_pass: float = LONGEST_PASS,
 ) -> bool:
     """Deliver the run of process `pid` as it goes on; True when there is nothing left to deliver, False when given up.
 
@@ -67,10 +74,10 @@ def follow(
     start = process_start(pid)
     with exclusive(folder / SENDER_LOCK):
         try:
-            from mcl_lab.tracking.mlflow_store import deliver  # here: it costs seconds, and may be missing
-        except ImportError as error:
-            _log(f"{NOT_INSTALLED} ({error})")
-            note_failure(folder, NOT_INSTALLED, failures=1, ended=False, gave_up=True)
+            deliver = load_deliver(longest_pass)  # here: it costs seconds, and MLflow may be missing
+        except RunFailed as error:
+            _log(str(error))
+            note_failure(folder, str(error), failures=1, ended=False, gave_up=True)
             return False
         done = _follow(deliver, folder, pid, start, poll, longest_pause, after_end)
         if done:
@@ -92,7 +99,13 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     os.nice(5)  # training comes first
-    return 0 if follow(options.folder, options.pid) else 1
+    with suppress(OSError, ValueError):  # a server that answers without end must not take the memory that training needs
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
+    try:
+        return 0 if follow(options.folder, options.pid) else 1
+    except Exception:  # by itself it would be printed with the secrets in it
+        _log(traceback.format_exc())
+        return 1
 
 
 def _follow(
@@ -108,12 +121,20 @@ def _follow(
     while True:
         # In this order: a process that writes its last word and goes must not be taken for one that vanished.
         gone = start is None or not is_alive(pid, start)
-        status = read_status(folder)
+        try:
+            status = read_status(folder)
+            delivered, changed = is_delivered(folder, vanished=gone), _signature(folder)
+        except OSError as error:  # a file system that stumbles
+            if gone:
+                _log(one_line(error))
+                return False
+            time.sleep(poll)
+            continue
         own = status is not None and (status["pid"], status["host"]) == (pid, this_host())
         if gone and not own:
             return True  # another process goes on with the run, and has a sender of its own
         ended = own and last_word(status, gone) is not None
-        if own and is_delivered(folder, vanished=gone):
+        if own and delivered:
             return True
         now = time.monotonic()
         if ended and deadline == float("inf"):
@@ -121,7 +142,6 @@ def _follow(
         if now > deadline:
             return False
 
-        changed = _signature(folder)
         if now >= next_try and (changed != seen or failures or ended):
             try:
                 deliver(folder, vanished=gone)
@@ -136,8 +156,9 @@ def _follow(
 
 
 def _log(text: str) -> None:
-    """Into sender.log, which is this process's output."""
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), without_secrets(text), flush=True)
+    """Into sender.log, which is this process's output; on a full disk it misses lines."""
+    with suppress(OSError):
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), without_secrets(text), flush=True)
 
 
 def _signature(folder: Path) -> list[tuple[int, int] | None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from mcl_lab.errors import InputError
+from mcl_lab.tracking.secrets import QUERY
 
 USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 EXAMPLES = "sqlite:///FILE.db, http://HOST:PORT or another MLflow tracking URI"
@@ -28,7 +29,8 @@ def stored_uri(uri: str) -> str:
     """`uri` as it may be written down: without user and password, and an SQLite file by its absolute path.
 
     Raises InputError("tracking.uri") for what MLflow cannot keep runs in: a folder (its file store is gone), a database
-    in memory, an address without a scheme or a server's name. The message does not repeat the URI.
+    in memory, an address without a scheme or a server's name, and for a password in its path or its options. The message
+    does not repeat the URI.
     """
     if _is_sqlite(uri):
         return _absolute_sqlite(uri)
@@ -39,6 +41,10 @@ def stored_uri(uri: str) -> str:
     parts = _split(uri)
     if parts.scheme in ("http", "https") and not parts.hostname:
         raise InputError("tracking.uri", f"names no server: {EXAMPLES}")
+    if re.search(r"\s", uri) or "@" in parts.path + parts.query + parts.fragment:
+        raise InputError("tracking.uri", "cannot be read: in a password write @ as %40, / as %2F, a blank as %20")
+    if QUERY.search(uri):
+        raise InputError("tracking.uri", f"has a password or token among its options; set {USERNAME} and {PASSWORD} instead")
     return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1) if "@" in parts.netloc else uri
 
 
@@ -99,14 +105,6 @@ def network_warning(uri: str) -> str | None:
         f"tracking.uri: {sqlite_file(stored_uri(uri))} is on a network file system ({kind}), where SQLite is not safe "
         "once several machines write; start `mlflow server` and set tracking.uri=http://HOST:PORT"
     )
-
-
-def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """`text`, an error message for instance, with the password blotted out."""
-    secret = environment.get(PASSWORD)
-    if not secret:
-        return text
-    return text.replace(secret, "***").replace(quote(secret, safe=""), "***")
 
 
 def _is_sqlite(uri: str) -> bool:

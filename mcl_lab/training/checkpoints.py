@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import re
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -127,8 +128,9 @@ def read(path: Path) -> dict:
     if name and _checksum(content) != name[2]:
         raise InputError("task.checkpoint", f"{path} is damaged, its content does not have the checksum in its name")
     try:
+        _refuse_compressed(content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        newer = state["format"] > FORMAT
+        newer = dict(state)["format"] > FORMAT
     except Exception as error:  # torch.load raises many kinds for what is not a checkpoint of plain values
         raise InputError("task.checkpoint", f"{path} is not a checkpoint of mcl_lab") from error
     if newer:
@@ -138,6 +140,13 @@ def read(path: Path) -> dict:
 
 def _steps(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name))
+
+
+def _refuse_compressed(content: bytes) -> None:
+    """PyTorch compresses nothing: what is larger unpacked was made to fill the memory."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(part.file_size for part in archive.infolist()) > len(content):
+            raise ValueError("it is larger unpacked")
 
 
 def _checksum(content: bytes) -> str:

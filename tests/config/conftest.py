@@ -52,7 +52,7 @@ def record(config, *, label="none", fail=None):
     if fail == "bug":
         raise ZeroDivisionError
     run_folder(config).mkdir(parents=True, exist_ok=True)
-    (run_folder(config) / "config.yaml").write_text(to_yaml(config))
+    (run_folder(config) / "config.yaml").write_text(to_yaml(config, clean=str))
 """
 
 

@@ -10,7 +10,12 @@ from mcl_lab.config.check import check
 from mcl_lab.config.compose import compose, defaults_for, overrides
 from mcl_lab.config.key import differences, key_config
 
-NEEDED = {"imagefolder": ["data.root=here"], "evaluate": ["task.checkpoint=here"], "sweep": ["task.sweep=here"]}
+NEEDED = {
+    "imagefolder": ["data.root=here"],
+    "evaluate": ["task.checkpoint=here"],
+    "reproduce": ["task.run=here"],
+    "sweep": ["task.sweep=here"],
+}
 OPTIONS = [
     f"{group}={path.relative_to(composing.CONF / group).with_suffix('')}"
     for group in ("task", "data", "pair", "loss", "optimizer", "schedule", "trainer", "tracking", "experiment")

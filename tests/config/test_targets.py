@@ -57,7 +57,9 @@ def test_tasks_are_for_the_task():
 
 def test_hydra_takes_its_own_plugins_and_ours():
     assert allowed("hydra.launcher", "hydra._internal.core_plugins.basic_launcher.BasicLauncher")
-    assert allowed("hydra.sweeper", "hydra_plugins.mcl_lab.Sweeper")
+    assert allowed("hydra.launcher", "mcl_lab.launch.slurm.SlurmLauncher")
+    assert not allowed("hydra.launcher", "mcl_lab.launch.queue.run_command")
+    assert not allowed("hydra.callbacks.x", "hydra._internal.core_plugins.file_config_source.os.system")
     assert not allowed("hydra.callbacks.x", "torch.nn.Linear")
     assert not allowed("hydra.launcher", "hydra_plugins.other.Launcher")
     assert not allowed("hydra.callbacks.x", "os.system")

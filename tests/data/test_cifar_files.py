@@ -2,11 +2,15 @@
 
 import hashlib
 import io
+import os
 import pickle
 import socket
+import subprocess
 import tarfile
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,3 +174,66 @@ def test_a_root_that_is_a_file(archive, tmp_path):
     root.write_text("")
     with pytest.raises(InputError, match="data.root"):
         archive.load(str(root))
+
+
+def test_another_file_of_the_archives_name(archive, tmp_path):
+    (tmp_path / archive.filename).write_text("<html>not found</html>")
+    with pytest.raises(InputError, match="data.root: .* is corrupt and cannot be downloaded again") as error:
+        archive.load(str(tmp_path), archive.checksums)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_the_archives_name(archive, tmp_path):
+    (tmp_path / archive.filename).mkdir()
+    with pytest.raises(InputError, match="data.root: .* is corrupt"):
+        archive.load(str(tmp_path), archive.checksums)
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """read_only(): the folder tmp_path/mounted, on a file system of its own, becomes read-only."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", folder], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield lambda: subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_unpacked_files_on_a_read_only_disk(archive, tmp_path, read_only, attempts):
+    (tmp_path / "mounted" / archive.filename).write_bytes(archive.content)
+    archive.load(str(tmp_path / "mounted"), archive.checksums)
+    read_only()
+    archive.check(archive.load(str(tmp_path / "mounted"), archive.checksums))
+    assert not attempts
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_read_only_disk_without_the_unpacked_files(archive, tmp_path, read_only, there):
+    if there:
+        (tmp_path / "mounted" / archive.filename).write_bytes(archive.content)
+    read_only()
+    with pytest.raises(InputError) as error:
+        archive.load(str(tmp_path / "mounted"), archive.checksums)
+    assert error.value.key == "data.root" and "\n" not in str(error.value)
+    assert ("cannot be unpacked" if there else "is not there and cannot be downloaded") in str(error.value)
+    assert "Read-only file system" in str(error.value)
+
+
+def test_files_that_may_not_be_read(archive):
+    """As another user than root, to whom permissions say nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / archive.filename).write_bytes(archive.content)
+        archive.load(folder, archive.checksums)
+        os.chmod(folder, 0o755)
+        member = Path(folder) / archive.folder / archive.test[0]
+        member.chmod(0o000)
+        mine = os.geteuid()
+        if mine == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(InputError, match=f"data.root: .*{archive.test[0]} cannot be read: Permission denied"):
+                archive.load(folder, archive.checksums)
+        finally:
+            if mine == 0:
+                os.seteuid(0)

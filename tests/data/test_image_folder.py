@@ -210,8 +210,9 @@ def test_unreadable_images_are_counted_and_named(root, part):
     key, message = error_of(str(root))
     assert key == f"data.images.{part}"
     assert f"8 of {15 if part == 'train' else 11} images" in message
-    assert "green/bad.jpg, red/bad0.png" in message
-    assert "and 3 more" in message
+    first = ["green/bad.jpg: is no image of a known format", "red/bad0.png: is empty"]
+    assert ": " + "; ".join(first) + "; red/bad1.png: " in message and message.endswith(" and 3 more")
+    assert "data.images.unreadable=skip" in message
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5])

@@ -63,7 +63,12 @@ def in_code(commit, changes=None, **others):
 def test_what_other_code_goes_on_with_names_both():
     begun = None
     new = {"run_key": "0", "tags": {"pair": "resnet8"}}
-    for step, commit, named in ((0, "a", "a"), (5, "b", "a then b"), (9, "b", "a then b"), (12, "a", "a then b then a")):
+    for step, commit, named in (
+        (0, "a", "a"),
+        (5, "b", "a then b"),
+        (9, "b", "a then b"),
+        (12, "a", "a then b then a"),
+    ):
         begun = trained_in(begun or new, begun, in_code(commit), step)
         assert begun["tags"]["git_commit"] == " then ".join(letter * 40 for letter in named.split(" then "))
         assert (begun["run_key"], begun["tags"]["pair"], begun["tags"]["torch"]) == ("0", "resnet8", "2")

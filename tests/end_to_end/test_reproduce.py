@@ -9,7 +9,18 @@ import pytest
 import torch
 from PIL import Image
 from runs import (
-    BASELINE, RUN, SMALL, assert_same_run, contents, fork, main_in, networks, only_folder, result, status, stop_itself,
+    BASELINE,
+    RUN,
+    SMALL,
+    assert_same_run,
+    contents,
+    fork,
+    main_in,
+    networks,
+    only_folder,
+    result,
+    status,
+    stop_itself,
 )  # fmt: skip
 
 from mcl_lab.tasks.train import NETWORKS
@@ -48,7 +59,9 @@ def test_every_loss_gives_the_same_weights_again(loss, tmp_path):
 
 def test_the_checksum_of_weights_tells_every_change():
     def checksum(name="w", part="cohort", values=(1.0, 2.0, 3.0, 4.0), shape=(2, 2), dtype=torch.float32):
-        return checksum_of_weights({part: {name: torch.tensor(values, dtype=dtype).reshape(shape), "n": torch.tensor(1)}})
+        return checksum_of_weights(
+            {part: {name: torch.tensor(values, dtype=dtype).reshape(shape), "n": torch.tensor(1)}}
+        )
 
     changed = [
         checksum(), checksum(name="v"), checksum(part="objective"), checksum(values=(1.0, 2.0, 3.0, 4.0000005)),
@@ -146,7 +159,11 @@ def test_what_differs_is_told(call, own_copy, baseline_run, tmp_path):
     folder = own_copy(baseline_run)
 
     def other_code(told):
-        told["environment"] |= {"git_commit": "c0ffee" * 6 + "abcd+changes", "changes": "0123456789abcdef", "torch": "1.0"}
+        told["environment"] |= {
+            "git_commit": "c0ffee" * 6 + "abcd+changes",
+            "changes": "0123456789abcdef",
+            "torch": "1.0",
+        }
 
     edit(folder, other_code)
     ended = call(*REPRODUCE, f"task.run={folder}")
@@ -193,7 +210,12 @@ def test_a_damaged_networks_file_is_told_and_the_checksum_compared(call, own_cop
 
 def test_other_figures_fail_beyond_the_tolerance(call, own_copy, baseline_run):
     folder = own_copy(baseline_run)
-    edit(folder, lambda told: told["final"].update({"final/a/own_head_last_epoch": told["final"]["final/a/own_head_last_epoch"] - 0.25}))
+    edit(
+        folder,
+        lambda told: told["final"].update(
+            {"final/a/own_head_last_epoch": told["final"]["final/a/own_head_last_epoch"] - 0.25}
+        ),
+    )
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     before = lines[1]["metrics"]["train/loss"]
     lines[1]["metrics"]["train/loss"] += 0.5
@@ -240,7 +262,8 @@ def test_other_images_are_refused_before_anything_is_trained(part, call, tmp_pat
     [
         (["task.run=nowhere"], "task.run: there is no folder nowhere, and tracking=none leaves MLflow out"),
         pytest.param(
-            ["task.run=nowhere", "tracking=mlflow"], "task.run: there is no folder nowhere, and there is no file ",
+            ["task.run=nowhere", "tracking=mlflow"],
+            "task.run: there is no folder nowhere, and there is no file ",
             marks=pytest.mark.full,
         ),
         (["task.run=empty"], "task.run: empty has no config.yaml"),
@@ -258,7 +281,9 @@ def test_what_is_no_run_is_refused(words, message, call, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"environment": 1}', '{"environment": {}, "earlier_environments": 1}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"environment": 1}', '{"environment": {}, "earlier_environments": 1}']
+)
 def test_a_damaged_result_is_refused(content, call, own_copy, baseline_run, tmp_path):
     folder = own_copy(baseline_run)
     (folder / "result.json").write_text(content)
@@ -307,7 +332,9 @@ def test_the_nearest_name_in_mlflow_is_told(call, delivered):
 def test_what_is_not_finished_in_mlflow_is_refused(call, delivered, tmp_path):
     run, folder = delivered
     status_now = json.loads((folder / "status.json").read_text())
-    (folder / "status.json").write_text(json.dumps(status_now | {"state": "failed", "message": "the roof", "started_ms": 1}))
+    (folder / "status.json").write_text(
+        json.dumps(status_now | {"state": "failed", "message": "the roof", "started_ms": 1})
+    )
     assert deliver(folder)
     shutil.rmtree(folder)
     ended = call("task=reproduce", f"task.run={run}")

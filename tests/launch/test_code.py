@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 
-from mcl_lab.config.stored import without_credentials
 from mcl_lab.launch.code import CHANGES, CONFIG_DIR, commit_of
 from mcl_lab.launch.code import take_snapshot as take
+from mcl_lab.tracking.secrets import without_credentials
 
 take_snapshot = partial(take, clean=without_credentials)
 

@@ -8,7 +8,7 @@ from mcl_lab.config.check import check
 from mcl_lab.config.compose import compose
 from mcl_lab.errors import InputError
 from mcl_lab.tasks.build import build_learners
-from mcl_lab.tasks.record import HOUSE
+from mcl_lab.tasks.provenance import HOUSE
 
 LOSSES = sorted(path.stem for path in (HOUSE / "conf/loss").glob("*.yaml"))
 CONTRASTIVE = {"vcl", "soft_vcl", "icl", "soft_icl"}

@@ -7,7 +7,8 @@ import time
 
 import pytest
 from desk import LONG, ONE_CORE, Desk
-from runs import start
+from runs import end, start
+from shell import with_failing
 
 pytestmark = pytest.mark.full
 FOUR = ["trainer.device=auto", "seed=0,1,2,3", "hydra.launcher.array_parallelism=2"]
@@ -174,3 +175,17 @@ def test_a_run_of_two_sweeps_has_one_job(desk):
     desk.wait_all("a")
     assert [run["attempts"] for name in "ab" for run in desk.standings(name)] == [1] * 4
     assert desk.standings("b")[0]["host"] == desk.standings("a")[1]["host"] != ""
+
+
+def test_a_ledger_that_cannot_be_written_after_the_submission(desk):
+    """What SLURM has taken is given back, and the same command submits it when there is room."""
+    command = [*ONE_CORE, "-m", "sweep=four", *LONG, *FOUR]
+    third = [*with_failing("rename", "ENOSPC", "3"), "-P", "runs/sweeps/four/.ledger.json.tmp"]  # the first two come before
+    refused = end(start(command, desk.folder, env=desk.environment, before=third))
+    assert refused.status == 1 and refused.err.count("\n") == 1
+    assert "No space left on device" in refused.err and "Traceback" not in refused.err
+    assert not any(run["attempts"] for run in desk.ledger("four")["runs"])
+    desk.wait_for_queue(TRUTH)
+    assert "4 of 4 runs submitted" in desk.run(*command)
+    desk.run("task=sweep", "task.sweep=four", "task.action=cancel")
+    desk.wait_for_queue()

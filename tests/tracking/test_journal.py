@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from mcl_lab.errors import InputError
 from mcl_lab.tracking import files
 from mcl_lab.tracking.journal import Journal, read_epochs, read_record, read_status
-from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stored_uri, without_secrets
+from mcl_lab.tracking.secrets import without_secrets
+from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stored_uri
 
 names = st.text(min_size=1, max_size=8)
 epochs_lists = st.lists(st.dictionaries(names, st.floats(), max_size=3), max_size=6)

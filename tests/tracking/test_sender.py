@@ -273,8 +273,8 @@ def test_a_password_reaches_the_server_and_nothing_else(new_run, record):
 
 def test_an_error_is_kept_in_one_line_without_the_password(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "s@cret")
-    error = OperationalError("no route to postgresql://ann:s%40cret@db\nand much more")
-    assert one_line(error) == "OperationalError: no route to postgresql://ann:***@db"
+    error = OperationalError("no route to postgresql://ann:s%40cret@db with s@cret\nand much more")
+    assert one_line(error) == "OperationalError: no route to postgresql://db with ***"
     assert len(one_line(OperationalError("x" * 1000))) == 300
     assert one_line(OperationalError()) == "OperationalError: "
 

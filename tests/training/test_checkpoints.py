@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mcl_lab.errors import InputError, RunFailed
-from mcl_lab.training.checkpoints import Checkpoints, newest_file, read
+from mcl_lab.training.checkpoints import Checkpoints, drop_steps, newest_file, read
 
 FACTS = {"data": {"classes": ("a", "b"), "mean": [0.5]}}
 
@@ -93,7 +93,7 @@ def test_finish(checkpoints, tmp_path):
     assert newest_file(checkpoints.folder) == last
     networks = checkpoints.finish({"parts": {"cohort": {"weight": torch.ones(2)}}})
     assert newest_file(checkpoints.folder) == networks and steps_left(checkpoints) == 2
-    checkpoints.drop_steps()
+    drop_steps(checkpoints.folder)
     assert list(checkpoints.folder.iterdir()) == [networks]
     assert torch.equal(read(networks)["parts"]["cohort"]["weight"], torch.ones(2))
 

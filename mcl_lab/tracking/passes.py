@@ -1,0 +1,52 @@
+"""MLflow's side of delivering, kept in bounds: it may be missing or broken, and its server may answer without end."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mcl_lab.errors import RunFailed
+from mcl_lab.tracking.delivery import NOT_INSTALLED, one_line
+
+LONGEST_PASS = 300.0  # seconds; what a pass has delivered by then stays delivered
+
+
+def load_deliver(longest_pass: float = LONGEST_PASS) -> Callable[..., bool]:
+    """mlflow_store's `deliver`, which raises TimeoutError after `longest_pass` seconds; its import takes seconds.
+
+    Raises RunFailed, in one line, when MLflow is missing or cannot be imported.
+    """
+    try:
+        from mcl_lab.tracking.mlflow_store import deliver
+    except ImportError as error:
+        raise RunFailed(f"{NOT_INSTALLED} ({one_line(error)})") from error
+    except Exception as error:  # whatever a broken package may raise
+        raise RunFailed(f"MLflow cannot be imported: {one_line(error)}") from error
+
+    def deliver_in_time(*arguments, **options) -> bool:
+        with _at_most(longest_pass):
+            return deliver(*arguments, **options)
+
+    return deliver_in_time
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the body after so long, and again should somebody swallow it; in the main thread only.
+
+    A timeout of a request is one of each read: who answers a byte a second, for ever, keeps within it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_) -> None:
+        raise TimeoutError(f"the store has not answered in full for {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
