@@ -8,7 +8,7 @@ from typing import Any
 
 from mcl_lab.errors import InputError
 from mcl_lab.tracking.files import read_json
-from mcl_lab.tracking.journal import read_epochs
+from mcl_lab.tracking.journal import Damaged, read_epochs
 from mcl_lab.training.checkpoints import read
 
 CLOCK = {"train/seconds", "train/images_per_second", "train/evaluation_seconds"}  # figures that no two trainings share
@@ -55,7 +55,7 @@ def compare(original: Path, again: Path) -> Comparison:
     """Of two run folders, of which the original may lack its networks."""
     ours, theirs = read_json(original / "result.json") or {}, read_json(again / "result.json") or {}
     weights, tensors, different, distance, notes = _weights(original, again, ours.get("weights"), theirs.get("weights"))
-    before, after = _figures(original), _figures(again)
+    before, after = _figures(original, notes), _figures(again, notes)
     differing = [
         (epoch, name, before.get(epoch, {}).get(name), after.get(epoch, {}).get(name))
         for epoch in sorted(before.keys() | after.keys())
@@ -118,13 +118,20 @@ def _distance(one: Any, other: Any) -> float | None:
     return float((one.double() - other.double()).abs().max())
 
 
-def _figures(folder: Path) -> dict[int, dict[str, float]]:
-    """By epoch; one that was not finite is not there, as in MLflow."""
+def _figures(folder: Path, notes: list[str]) -> dict[int, dict[str, float]]:
+    """By epoch; one that was not finite is not there, as in MLflow, nor is an epoch whose line is damaged, which is noted."""
+    try:
+        epochs = read_epochs(folder)
+    except Damaged as damage:
+        notes.append(f"damaged in {folder}: {damage}")
+        epochs = read_epochs(folder, skip_damaged=True)
     return {
         epoch["epoch"]: {
-            name: value for name, value in epoch["metrics"].items() if name not in CLOCK and value is not None
+            name: value
+            for name, value in epoch["metrics"].items()
+            if name not in CLOCK and isinstance(value, int | float)
         }
-        for epoch in read_epochs(folder)
+        for epoch in epochs
     }
 
 

@@ -91,8 +91,11 @@ def test_changes_of_one_commit_are_told_apart():
     assert trained_in(new, begun, in_code("a", "2"), 5)["tags"]["git_commit"] == f"{'a' * 40} then {'a' * 40}"
 
 
-def test_the_record_of_older_code_goes_on():
-    old = {"tags": {"git_commit": "a" * 40}}
+@pytest.mark.parametrize(
+    "damage", [{}, {"environments": []}, {"environments": 1}, {"environments": [{"step": "x"}, 2]}]
+)
+def test_a_record_of_older_code_or_damaged_goes_on(damage):
+    old = {"tags": {"git_commit": "a" * 40}} | damage
     now = trained_in(old, old, in_code("b"), 7)
     assert now["tags"]["git_commit"] == f"{'a' * 40} then {'b' * 40}"
 

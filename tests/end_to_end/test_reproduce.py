@@ -234,6 +234,15 @@ def test_other_figures_fail_beyond_the_tolerance(call, own_copy, baseline_run):
     assert (code, told["reproduced"], told["largest_final_difference"]) == (1, False, None)
 
 
+def test_a_damaged_journal_is_told(call, own_copy, baseline_run):
+    folder = own_copy(baseline_run)
+    first, second = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text(first + second[: len(second) // 2] + "\n")
+    code, told = reproduced(call, folder)
+    assert (code, told["weights"], told["verdict"]) == (0, True, "same figures within 0 percentage points")
+    assert told["notes"] == [f"damaged in {folder}: metrics.jsonl, line 2"] and told["first"][0] == 2
+
+
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_other_images_are_refused_before_anything_is_trained(part, call, tmp_path):
     for name, shade in (("cat", 10), ("dog", 90)):
