@@ -88,7 +88,8 @@ def test_what_was_lost_with_its_process_is_no_part_of_the_run():
 def test_changes_of_one_commit_are_told_apart():
     new = {"tags": {}}
     begun = trained_in(new, None, in_code("a", "1"), 0)
-    assert trained_in(new, begun, in_code("a", "2"), 5)["tags"]["git_commit"] == f"{'a' * 40} then {'a' * 40}"
+    tags = trained_in(new, begun, in_code("a", "2"), 5)["tags"]
+    assert (tags["git_commit"], tags["torch"]) == (f"{'a' * 40} then {'a' * 40}", "2")
 
 
 @pytest.mark.parametrize(
