@@ -118,7 +118,7 @@ def _figures(folder: Path) -> dict[int, dict[str, float]]:
         epoch["epoch"]: {
             name: value for name, value in epoch["metrics"].items() if name not in CLOCK and value is not None
         }
-        for epoch in read_epochs(folder)
+        for epoch in read_epochs(folder, skip_damaged=True)
     }
 
 

@@ -37,8 +37,8 @@ class NotFetched(Exception):
 
 
 def fetch(uri: str, experiment: str, run: str, folder: Path) -> dict[str, Any]:
-    """Bring a finished run, by its id or name, into an empty folder: config.yaml, result.json and metrics.jsonl, without what
-    is `step` and time in the latter. Of one that is not finished only what is returned.
+    """Bring a finished run, by its id or name, into an empty folder: config.yaml, result.json and metrics.jsonl, with 0 for
+    step and time in the latter. Of one that is not finished only what is returned.
 
     Returns `id` (MLflow's), `name`, `state`, `message`, and `uri` as it may be shown. Raises NotFetched, and InputError for a
     URI that MLflow has no store for.
@@ -72,7 +72,8 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         if found.state == "finished":
             store.download(found.place, FILES, Path(folder))
             epochs = store.epochs(found.place, lambda name: not name.startswith(FINAL))
-            write_atomically(Path(folder) / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in epochs))
+            lines = [json.dumps({"step": 0, "time_ms": 0, **epoch}) + "\n" for epoch in epochs]
+            write_atomically(Path(folder) / METRICS, "".join(lines))
     except ImportError:
         return {"error": NOT_INSTALLED}
     except (StoreUnavailable, InputError) as error:

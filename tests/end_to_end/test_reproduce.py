@@ -158,7 +158,7 @@ def test_a_changed_bit_in_the_networks_is_told(call, own_copy, baseline_run):
     (path,) = (folder / "checkpoints").iterdir()
     state = read(path)
     name, value = next((name, value) for name, value in state["parts"]["cohort"].items() if value.is_floating_point())
-    value.view(torch.int32).view(-1)[0] ^= 1
+    value.view(torch.int32)[(0,) * value.ndim] ^= 1
     path.unlink()
     kept = {part: state["parts"][part] for part in NETWORKS if part in state["parts"]}
     Checkpoints(
