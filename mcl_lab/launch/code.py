@@ -148,7 +148,11 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 def _git(house: Path, *arguments: str, statuses: tuple[int, ...] = (0,)) -> str:
     done = subprocess.run(
-        ["git", "-C", str(house), *arguments], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+        ["git", "-C", str(house), *arguments],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode not in statuses:
         raise subprocess.CalledProcessError(done.returncode, "git")

@@ -8,7 +8,7 @@ from typing import Any
 
 from mcl_lab.errors import InputError
 from mcl_lab.tracking.files import read_json
-from mcl_lab.tracking.journal import read_epochs
+from mcl_lab.tracking.journal import Damaged, read_epochs
 from mcl_lab.training.checkpoints import read
 
 CLOCK = {"train/seconds", "train/images_per_second", "train/evaluation_seconds"}  # figures that no two trainings share
@@ -44,7 +44,10 @@ class Comparison:
         return max((_apart(*pair) for name, pair in self.final.items() if not name.endswith(CHOICE)), default=math.inf)
 
     def as_json(self) -> dict[str, Any]:
-        distances = {"largest_weight_difference": self.largest_weight_difference, "largest_final_difference": self.apart}
+        distances = {
+            "largest_weight_difference": self.largest_weight_difference,
+            "largest_final_difference": self.apart,
+        }
         return asdict(self) | {name: far if math.isfinite(far) else None for name, far in distances.items()}
 
 
@@ -52,7 +55,7 @@ def compare(original: Path, again: Path) -> Comparison:
     """Of two run folders, of which the original may lack its networks."""
     ours, theirs = read_json(original / "result.json") or {}, read_json(again / "result.json") or {}
     weights, tensors, different, distance, notes = _weights(original, again, ours.get("weights"), theirs.get("weights"))
-    before, after = _figures(original), _figures(again)
+    before, after = _figures(original, notes), _figures(again, notes)
     differing = [
         (epoch, name, before.get(epoch, {}).get(name), after.get(epoch, {}).get(name))
         for epoch in sorted(before.keys() | after.keys())
@@ -60,6 +63,7 @@ def compare(original: Path, again: Path) -> Comparison:
         if before.get(epoch, {}).get(name) != after.get(epoch, {}).get(name)
     ]
     final, final_again = _final(ours), _final(theirs)
+    names = [*final, *(final_again.keys() - final.keys())]
     return Comparison(
         weights=weights,
         tensors=tensors,
@@ -68,7 +72,7 @@ def compare(original: Path, again: Path) -> Comparison:
         epochs=len(before.keys() | after.keys()),
         first=differing[0] if differing else None,
         largest=max(differing, key=lambda found: _apart(*found[2:]), default=None),
-        final={name: (final.get(name), final_again.get(name)) for name in [*final, *(final_again.keys() - final.keys())]},
+        final={name: (final.get(name), final_again.get(name)) for name in names},
         notes=tuple(notes),
     )
 
@@ -98,9 +102,11 @@ def _networks(folder: Path, notes: list[str]) -> dict[str, Any] | None:
     try:
         parts = read(found[0])["parts"]
         return {f"{part} {name}": value for part, state in parts.items() for name, value in state.items()}
-    except (InputError, KeyError, AttributeError) as error:
-        notes.append(str(error).partition(": ")[2] if isinstance(error, InputError) else f"{found[0]} holds no networks")
-        return None
+    except InputError as damage:
+        notes.append(str(damage).partition(": ")[2])
+    except (KeyError, AttributeError):
+        notes.append(f"{found[0]} holds no networks")
+    return None
 
 
 def _distance(one: Any, other: Any) -> float | None:
@@ -112,13 +118,20 @@ def _distance(one: Any, other: Any) -> float | None:
     return float((one.double() - other.double()).abs().max())
 
 
-def _figures(folder: Path) -> dict[int, dict[str, float]]:
-    """By epoch; one that was not finite is not there, as in MLflow."""
+def _figures(folder: Path, notes: list[str]) -> dict[int, dict[str, float]]:
+    """By epoch; one that was not finite is not there, as in MLflow, nor is an epoch whose line is damaged, which is noted."""
+    try:
+        epochs = read_epochs(folder)
+    except Damaged as damage:
+        notes.append(f"damaged in {folder}: {damage}")
+        epochs = read_epochs(folder, skip_damaged=True)
     return {
         epoch["epoch"]: {
-            name: value for name, value in epoch["metrics"].items() if name not in CLOCK and value is not None
+            name: value
+            for name, value in epoch["metrics"].items()
+            if name not in CLOCK and isinstance(value, int | float)
         }
-        for epoch in read_epochs(folder, skip_damaged=True)
+        for epoch in epochs
     }
 
 

@@ -63,7 +63,7 @@ def trained_in(record: dict, begun: dict | None, environment: dict, step: int) -
 
     What was done after that step, and lost with the process that did it, is no part of the run.
     """
-    before = (begun.get("environments") or [_of_older_code(begun)]) if begun else []
+    before = _environments(begun) if begun else []
     kept = [earlier for earlier in before if earlier["step"] < step]
     if not kept or _without(kept[-1]) != _without(environment):
         kept.append({"step": step, **environment})
@@ -92,9 +92,13 @@ def _without(environment: Mapping) -> dict:
     return {name: value for name, value in environment.items() if name not in ("step", "command")}
 
 
-def _of_older_code(record: Mapping) -> dict:
-    """What a record without `environments` tells."""
-    return {"step": 0, "git_commit": record["tags"].get("git_commit", "unknown")}
+def _environments(record: Mapping) -> list[dict]:
+    """Those of a record; what it tells otherwise when it is older code's, or somebody has damaged them."""
+    told = record.get("environments")
+    known = isinstance(told, list) and all(
+        isinstance(there, dict) and isinstance(there.get("step"), int) for there in told
+    )
+    return told if known and told else [{"step": 0, "git_commit": record["tags"].get("git_commit", "unknown")}]
 
 
 def _in_turn(environments: Sequence[Mapping], name: str) -> str:

@@ -37,8 +37,8 @@ class NotFetched(Exception):
 
 
 def fetch(uri: str, experiment: str, run: str, folder: Path) -> dict[str, Any]:
-    """Bring a finished run, by its id or name, into an empty folder: config.yaml, result.json and metrics.jsonl, with 0 for
-    step and time in the latter. Of one that is not finished only what is returned.
+    """Bring a finished run, by its id or name, into an empty folder: config.yaml, result.json and metrics.jsonl, in which
+    `step` and time are 0. Of one that is not finished only what is returned.
 
     Returns `id` (MLflow's), `name`, `state`, `message`, and `uri` as it may be shown. Raises NotFetched, and InputError for a
     URI that MLflow has no store for.
@@ -47,7 +47,12 @@ def fetch(uri: str, experiment: str, run: str, folder: Path) -> dict[str, Any]:
     environment = {"PYTHONPATH": search_path(), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"} | credentials(uri)
     command = [sys.executable, "-m", "mcl_lab.tracking.fetched", shown, experiment, run, str(folder)]
     done = subprocess.run(
-        command, env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+        command,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
@@ -72,7 +77,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         if found.state == "finished":
             store.download(found.place, FILES, Path(folder))
             epochs = store.epochs(found.place, lambda name: not name.startswith(FINAL))
-            lines = [json.dumps({"step": 0, "time_ms": 0, **epoch}) + "\n" for epoch in epochs]
+            lines = [json.dumps(epoch | {"step": 0, "time_ms": 0}) + "\n" for epoch in epochs]
             write_atomically(Path(folder) / METRICS, "".join(lines))
     except ImportError:
         return {"error": NOT_INSTALLED}

@@ -45,8 +45,10 @@ class MlflowRuns:
     def find(self, name: str) -> RecordedRun | None:
         """The run of that id or name; of several of one name the finished one, the newest of these. None when there is none."""
         with self._reaching():
-            found = [run for run in self._search() if name in (run.info.run_id, run.data.tags[ID_TAG], run.info.run_name)]
-            return self._read(max(found, key=lambda run: (run.info.status == "FINISHED", run.info.start_time))) if found else None
+            runs = self._search()
+            found = [run for run in runs if name in (run.info.run_id, run.data.tags[ID_TAG], run.info.run_name)]
+            newest = max(found, key=lambda run: (run.info.status == "FINISHED", run.info.start_time), default=None)
+            return newest and self._read(newest)
 
     def names(self) -> list[str]:
         """Of all runs."""

@@ -10,7 +10,7 @@ from mcl_lab.tracking.journal import RECORD, read_epochs, read_last_epoch, read_
 from mcl_lab.tracking.lock import is_held
 from mcl_lab.tracking.processes import is_alive, this_host
 
-KIND_TAG = "mcl_lab.kind"  # of what is no run to report: `sweep`, a sweep as a whole; `reproduction`, a run trained again
+KIND_TAG = "mcl_lab.kind"  # of what is no run to report: `sweep`, a whole one; `reproduction`, a run trained again
 SWEEP_TAG = "sweep"  # the name of the sweep that a run is a child of
 FINAL = "final/"  # what the names of final figures begin with
 

@@ -29,9 +29,12 @@ def checksum(images):
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def test_a_run_that_was_killed_tells_what_it_was_trained_in(interrupted_run):
+def test_a_run_that_was_stopped_tells_what_it_was_trained_in(call, stopping, tmp_path):
     """Against what the packages and PyTorch say themselves, and the images read anew."""
-    (environment,) = record(interrupted_run)["environments"]
+    with stopping(2, signal.SIGTERM):
+        assert call(*BASELINE, "tracking=none").status == 128 + signal.SIGTERM
+    folder = only_folder(tmp_path)
+    (environment,) = record(folder)["environments"]
     for package in ("mcl_lab", "torchvision", "numpy", "pillow"):
         assert environment[package] == version(package)
     assert (environment["torch"], environment["python"]) == (torch.__version__, platform.python_version())
@@ -42,15 +45,15 @@ def test_a_run_that_was_killed_tells_what_it_was_trained_in(interrupted_run):
     git = ["git", "-C", str(RUN.parent), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     assert environment["git_commit"].removesuffix("+changes") == commit
-    tags = record(interrupted_run)["tags"]
+    tags = record(folder)["tags"]
     assert tags["git_commit"] == environment["git_commit"] and tags["torch"] == environment["torch"]
     assert tags["device"] == environment["device"]
     assert tags["data_checksum"] == f"{checksum(train)} {checksum(test)}"
 
 
-def test_a_finished_run_tells_it_in_its_result(lmcl_run):
-    result = json.loads((lmcl_run / "result.json").read_text())
-    assert [result["environment"]] == record(lmcl_run)["environments"] and "earlier_environments" not in result
+def test_a_finished_run_tells_it_in_its_result(baseline_run):
+    result = json.loads((baseline_run / "result.json").read_text())
+    assert [result["environment"]] == record(baseline_run)["environments"] and "earlier_environments" not in result
 
 
 def in_code(commit, changes=None, **others):
@@ -60,7 +63,12 @@ def in_code(commit, changes=None, **others):
 def test_what_other_code_goes_on_with_names_both():
     begun = None
     new = {"run_key": "0", "tags": {"pair": "resnet8"}}
-    for step, commit, named in ((0, "a", "a"), (5, "b", "a then b"), (9, "b", "a then b"), (12, "a", "a then b then a")):
+    for step, commit, named in (
+        (0, "a", "a"),
+        (5, "b", "a then b"),
+        (9, "b", "a then b"),
+        (12, "a", "a then b then a"),
+    ):
         begun = trained_in(begun or new, begun, in_code(commit), step)
         assert begun["tags"]["git_commit"] == " then ".join(letter * 40 for letter in named.split(" then "))
         assert (begun["run_key"], begun["tags"]["pair"], begun["tags"]["torch"]) == ("0", "resnet8", "2")
@@ -83,8 +91,11 @@ def test_changes_of_one_commit_are_told_apart():
     assert trained_in(new, begun, in_code("a", "2"), 5)["tags"]["git_commit"] == f"{'a' * 40} then {'a' * 40}"
 
 
-def test_the_record_of_older_code_goes_on():
-    old = {"tags": {"git_commit": "a" * 40}}
+@pytest.mark.parametrize(
+    "damage", [{}, {"environments": []}, {"environments": 1}, {"environments": [{"step": "x"}, 2]}]
+)
+def test_a_record_of_older_code_or_damaged_goes_on(damage):
+    old = {"tags": {"git_commit": "a" * 40}} | damage
     now = trained_in(old, old, in_code("b"), 7)
     assert now["tags"]["git_commit"] == f"{'a' * 40} then {'b' * 40}"
 
