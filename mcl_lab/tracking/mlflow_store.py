@@ -72,7 +72,7 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     run = _find_or_create_run(client, experiment_id, folder, record, delivery["mlflow_run"])
     if run.info.run_id != delivery["mlflow_run"]:  # a new one, or somebody deleted the one we knew
         delivery |= {"last_epoch": 0, "artifacts": [], "state": None, "started_ms": None}
-    delivery |= {"experiment_id": experiment_id, "mlflow_run": run.info.run_id, "error": None}
+    delivery |= {"experiment_id": experiment_id, "mlflow_run": run.info.run_id}
 
     _send_description(client, run, record)
     _send_parent(client, experiment_id, run, record)
@@ -86,13 +86,15 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     if state in (None, "submitted"):
         _reopen(client, run, state or "running")
     if state is None:
+        write_delivery(folder, delivery | {"error": None})
         return False
     figures = _send_final_figures(client, run, folder, status) if state == "finished" else {}
     if state in MLFLOW_STATUS:
         _send_end(client, run, folder, status, state)
         _check_taken(client, run, folder, record, MLFLOW_STATUS[state], figures)
     delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a server may have no place for them
-    write_delivery(folder, delivery | {"state": state, "started_ms": started_ms(status), "parent": record["parent"]})
+    delivery |= {"state": state, "started_ms": started_ms(status), "parent": record["parent"]}
+    write_delivery(folder, delivery | {"error": None})  # only now: until then it is what people are told
     return is_delivered(folder, vanished=vanished)
 
 
