@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,7 +79,7 @@ def read(files: ImageFiles, size: int) -> tuple[Tensor, dict[int, str]]:
     """The images (N, 3, size, size) uint8 RGB, decoded in threads; and the places of those that cannot be read, whose
     pixels mean nothing, each with the reason.
 
-    Raises InputError `files.key`, and MemoryError, for what is the machine's fault and no image's.
+    Raises InputError `files.key` for what is the machine's fault and no image's, or may be: want of memory.
     """
     images = torch.empty(len(files.paths), 3, size, size, dtype=torch.uint8)
     pixels = images.numpy()  # the same memory, faster to write to
@@ -97,8 +97,9 @@ def read(files: ImageFiles, size: int) -> tuple[Tensor, dict[int, str]]:
                         large.append(place)
                     else:
                         pixels[place] = np.asarray(resize(_to_rgb(image))).transpose(2, 0, 1)
-            except MemoryError:
-                raise
+            except MemoryError as error:  # a broken file may ask for any amount, and which it is cannot be told
+                why = "there is not enough memory for it, or it is broken"
+                raise InputError(files.key, f"{files.paths[place]} cannot be read: {why}") from error
             except Exception as error:  # Pillow's decoders raise nearly anything on a broken file
                 if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
                     raise InputError(files.key, f"{files.paths[place]} cannot be read: {error.strerror}") from error
@@ -108,7 +109,7 @@ def read(files: ImageFiles, size: int) -> tuple[Tensor, dict[int, str]]:
     # Many images a task: handing each one to a thread takes longer than decoding it when it is small.
     tasks = [range(len(images))[first : first + 128] for first in range(0, len(images), 128)]
     threads = ThreadPoolExecutor(min(8, torch.get_num_threads()))  # with more they only wait for each other
-    with _quiet(files.paths), threads:
+    with _quiet(), threads:
         unreadable = {place: why for part in threads.map(decode, tasks) for place, why in part.items()}
         unreadable |= decode(large, math.inf)
     return images, dict(sorted(unreadable.items()))
@@ -199,30 +200,28 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet(paths: Sequence[str]) -> Iterator[None]:
-    """Without the warnings of Pillow, and of libtiff, which writes them to file descriptor 2 itself: what is wrong with
-    an image is said by name. For all threads, so around all of them."""
+def _quiet() -> Iterator[None]:
+    """Without the warnings of Pillow, and of libtiff, which writes them to file descriptor 2 itself, whatever the file is
+    called: what is wrong with an image is said by name. For all threads, so around all of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if not any(path.lower().endswith((".tif", ".tiff")) for path in paths):
+        with ExitStack() as after:
+            with suppress(OSError):  # closed already, or no file descriptor is left
+                kept = os.dup(2)
+                after.callback(os.close, kept)
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                after.callback(os.close, nowhere)
+                after.callback(os.dup2, kept, 2)
+                os.dup2(nowhere, 2)
             yield
-            return
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would cut off at 255
-        least, most = image.getextrema()
+        grey = np.asarray(image).astype(np.int32)  # Pillow's own extrema are not there for big-endian files
+        least, most = int(grey.min()), int(grey.max())
         if least < 0 or most > 65535:
             raise ValueError(f"has pixels from {least} to {most}, outside of 16 bits")
-        grey = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")  # 65535 / 257 = 255, rounded
     if image.mode == "F":  # Pillow would cut off all but 0 to 255
         raise ValueError("has floating-point pixels, whose range is not known; convert it to 8 or 16 bits")
