@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shell import remount, small_file_system
 
 from mcl_lab.data import datasets
 from mcl_lab.errors import InputError
@@ -218,6 +219,19 @@ def test_a_read_only_disk_without_the_unpacked_files(archive, tmp_path, read_onl
     assert error.value.key == "data.root" and "\n" not in str(error.value)
     assert ("cannot be unpacked" if there else "is not there and cannot be downloaded") in str(error.value)
     assert "Read-only file system" in str(error.value)
+
+
+def test_a_disk_too_full_to_unpack_on(tmp_path, attempts):
+    """Once there is room the same call unpacks the whole."""
+    archive = cifar100_archive()
+    with small_file_system(tmp_path / "small", 200) as folder:  # for the archive of 120 KB, and not for its content
+        (folder / archive.filename).write_bytes(archive.content)
+        with pytest.raises(InputError, match=r"^data\.root: .* cannot be unpacked into .*No space left on device"):
+            archive.load(str(folder), archive.checksums)
+        assert (folder / archive.filename).read_bytes() == archive.content
+        remount(folder, "size=900k")
+        archive.check(archive.load(str(folder), archive.checksums))
+    assert not attempts
 
 
 def test_files_that_may_not_be_read(archive):

@@ -1,5 +1,6 @@
 """Data sets with bad content, through run.py: a refusal in one line, or a count and a list of what was left out."""
 
+import json
 import os
 import shutil
 import signal
@@ -134,6 +135,28 @@ def test_bad_images_under_any_names_are_left_out_and_listed(spoilt, tmp_path):
     assert status == 0 and f"mcl_lab: {test}" in text and f"{2 * len(NAMES)} images" in " ".join(text.split())
 
 
+def test_what_was_left_out_is_said_on_stderr_and_no_report_obeys_a_name(call, spoilt):
+    """One line a part; what is printed to be kept, JSON and tables, stays free of it."""
+
+    def said(*words):
+        status, out, err = call(*words)
+        assert status == 0, err
+        assert not [letter for letter in out + err if letter != "\n" and not letter.isprintable()]
+        return out, err
+
+    words = [word for word in spoilt[0] if not word.startswith("loss.")] + ["loss=baseline"]
+    words += ["data.images.unreadable=skip", "data.batch_size=85", "trainer.epochs=1"]
+    out, err = said(*words)
+    assert [line.split(" images ")[0] for line in err.splitlines()] == ["14 of 99 train", "15 of 43 test"]
+    assert "left out" not in out
+    folder = only_folder(".")
+    out, err = said("task=evaluate", f"task.checkpoint={folder}", "trainer=cpu", "task.format=json")
+    assert json.loads(out)["images"] == 28
+    assert err.count("\n") == 1 and err.startswith("mcl_lab: 15 of 43 test images cannot be read and are left out: ")
+    for format in ("table", "markdown", "csv", "latex"):
+        assert "imagefolder" in said("task=report", "task.source=folders", f"task.format={format}")[0]
+
+
 def test_bad_images_are_refused_otherwise(spoilt, refused):
     line = refused(*spoilt[0])
     assert line.startswith("data.images.train: 14 of 99 images in ") and "?[31mred?/bad?[31mred?.jpg: " in line
@@ -189,6 +212,15 @@ def test_a_folder_that_is_no_data_set_is_refused_in_one_line(tmp_path, refused, 
     assert os.system(f"cd {tmp_path / 'data'} && {change}") == 0
     line = refused(*arguments)
     assert line.startswith(f"{key}: ") and words in line
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_an_archive_that_is_cut_is_refused_in_one_line(tmp_path, refused, monkeypatch, name):
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nothing answers: it cannot be downloaded again
+    archive = tmp_path / f"{name.replace('r1', 'r-1')}-python.tar.gz"
+    archive.write_bytes(b"\x1f\x8b\x08" + os.urandom(5000))
+    line = refused(f"data={name}", f"data.root={tmp_path}", "tracking=none", "trainer=cpu")
+    assert line.startswith(f"data.root: {archive} is corrupt and cannot be downloaded again; put a sound copy of https://")
 
 
 def at_epoch(process, cwd, number) -> Path:
