@@ -201,7 +201,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of Pillow, and of libtiff, which writes them to file descriptor 2 itself, whatever the file is
+    """Without the warnings of Pillow, and of libtiff, which writes them to file descriptor 2 itself, whatever a file is
     called: what is wrong with an image is said by name. For all threads, so around all of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
