@@ -167,3 +167,16 @@ def contents(folder, without=None):
         for path in folder.rglob("*")
         if path.is_file() and path.name != without
     }
+
+
+def senders_of(folder: Path) -> list[int]:
+    """The senders of the run in `folder`, or of the runs under it, by their command lines."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"mcl_lab.tracking.sender" in words and any(f"{os.fsdecode(word)}/".startswith(f"{folder}/") for word in words):
+            found.append(int(process.name))
+    return found

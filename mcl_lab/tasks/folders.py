@@ -17,7 +17,7 @@ OWN = frozenset(
     {FILE_NAME, "record.json", "metrics.jsonl", "status.json", "result.json", "checkpoints", "run.log", "run.lock"}
     | {"delivery.json", "sender.log", "sender.lock", "mlflow.lock"}
 )
-CHANGES = re.compile(r"changes(-[0-9a-f]{8})?\.diff")
+_CHANGES = re.compile(r"changes(-[0-9a-f]{8})?\.diff")
 
 
 def run_folders(root: Path) -> list[Path]:
@@ -29,7 +29,7 @@ def run_folders(root: Path) -> list[Path]:
 def foreign(folder: Path) -> list[str]:
     """Names in a folder that no run put there."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(name for name in names if name not in OWN and not CHANGES.fullmatch(name) and not name.startswith("."))
+    return sorted(name for name in names if name not in OWN and not _CHANGES.fullmatch(name) and not name.startswith("."))
 
 
 def is_untrained(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from mcl_lab.config.compose import compose, overrides, parse, run_folder
 from mcl_lab.config.key import run_name
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.stored import read_config, with_settings
-from mcl_lab.errors import InputError, RunFailed
+from mcl_lab.errors import InputError, RunFailed, plain_text
 from mcl_lab.launch.code import CHANGED
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import recording
@@ -285,8 +285,7 @@ def _number(value: float | None) -> str:
 
 def _told(value: object) -> str:
     """What somebody else may have written, as one line for a terminal."""
-    text = "none" if value is None else str(value)[:100]
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return plain_text("none" if value is None else str(value)[:100])
 
 
 def _hash(environment: Mapping) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -71,7 +70,7 @@ class Run(NamedTuple):
     left_out: list[str]  # images that could not be read
 
 
-def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[str, str] = MappingProxyType({})) -> Run:
+def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[str, str] | None = None) -> Run:
     """Everything the run needs, standing at its beginning. Writes nothing; raises InputError for what cannot be built.
 
     tags: of its record, besides those that are made from the config.
@@ -81,7 +80,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
     where = {"uri": config.tracking.uri, "experiment": config.tracking.experiment}
     begun = read_record(folder)
     record = (begun or record_of(config, folder)) | where
-    record["tags"] = record["tags"] | dict(tags)
+    record["tags"] = {**record["tags"], **(tags or {})}
     if (
         config.sweep is not None and record.get("parent") is None
     ):  # a run stays with the sweep that it was first part of

@@ -4,70 +4,21 @@ import json
 import os
 import shutil
 import signal
-import socket
-import sqlite3
-import subprocess
-import sys
-import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from runs import ALONE, end, start
+from mlflow_server import MlflowServer, wait_until
+from runs import ALONE, end, senders_of, start
 
 pytestmark = pytest.mark.full
-SECONDS = 240  # more than anything here takes on a busy machine
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
-
-
-class Server:
-    """`mlflow server` by an SQLite file in `folder`, which can be killed and started again."""
-
-    def __init__(self, folder: Path):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri, self.folder, self._process = f"http://127.0.0.1:{self.port}", folder, None
-
-    def start(self):
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--backend-store-uri",
-            f"sqlite:///{self.folder}/server.db",
-        ]
-        command += [
-            "--artifacts-destination",
-            str(self.folder / "artifacts"),
-            "--port",
-            str(self.port),
-            "--workers",
-            "2",
-        ]
-        with open(self.folder / "server.log", "ab") as log:
-            self._process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
-        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", self.port)) == 0)
-
-    def kill(self):
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
+class Server(MlflowServer):
     def recorded(self) -> dict[str, tuple[str, list[tuple[int, float]]]]:
         """name: (status, (epoch, own head) of every point there is, in order) of every run."""
-        with closing(sqlite3.connect(self.folder / "server.db", timeout=30)) as database:
-            runs = database.execute("select run_uuid, name, status from runs").fetchall()
-            points = "select step, value from metrics where run_uuid = ? and key = 'test/a/own_head' order by step"
-            found = {name: (status, database.execute(points, [run]).fetchall()) for run, name, status in runs}
+        runs = self.rows("select run_uuid, name, status from runs")
+        points = "select step, value from metrics where run_uuid = ? and key = 'test/a/own_head' order by step"
+        found = {name: (status, self.rows(points, run)) for run, name, status in runs}
         assert len(found) == len(runs)  # none is there twice
         return found
 
@@ -129,16 +80,3 @@ def test_a_server_that_never_came_gets_everything_by_sync(server, tmp_path, call
     assert (ended.status, ended.err) == (0, "") and ended.out.count("delivered to http://") == 2
     assert server.recorded() == journals(tmp_path)
     assert sorted(map(len, (points for _, points in server.recorded().values()))) == [3, 3]
-
-
-def senders_of(cwd: Path) -> list[int]:
-    """The senders of the runs in `cwd`, by their command lines."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"mcl_lab.tracking.sender" in words and any(word.startswith(os.fsencode(cwd) + b"/") for word in words):
-            found.append(int(process.name))
-    return found

@@ -1,15 +1,12 @@
 """What many jobs record at once, in a store that is new, dies in the middle, or is never there."""
 
-import socket
 import sqlite3
-import subprocess
-import sys
 import time
-import urllib.request
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
 from desk import LONG, ONE_CORE, Desk
+from mlflow_server import MlflowServer
 from runs import ALONE, epochs
 
 pytestmark = pytest.mark.full
@@ -55,58 +52,35 @@ def test_sixteen_start_at_once_on_a_store_that_is_not_there(desk):
     assert_whole(desk, "many", desk.folder / "mlflow.db", 16)
 
 
-@contextmanager
-def server(folder, port):
-    """A real tracking server on a database in `folder`, killed at the end."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with open(folder / "server.log", "ab") as log:
-        process = subprocess.Popen(
-            [*command, "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "art")],
-            cwd=folder, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    try:
-        until = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < until, (folder / "server.log").read_text()
-                time.sleep(0.3)
-        yield
-    finally:
-        subprocess.run(["pkill", "-KILL", "-s", str(process.pid)])
-        process.wait()
-
-
 @pytest.fixture
-def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+def server(desk):
+    served = MlflowServer(desk.folder)
+    yield served
+    served.kill()
 
 
-def test_the_server_dies_in_the_middle_and_comes_back(desk, port):
-    command = [*ONE_CORE, "-m", "sweep=four", *LONG, "seed=0,1,2,3", f"tracking.uri=http://127.0.0.1:{port}", "tracking.wait=5"]
-    with server(desk.folder, port):
-        desk.run(*command)
-        desk.wait("four", lambda runs: sum(run["epoch"] for run in runs) >= 6)
+def test_the_server_dies_in_the_middle_and_comes_back(desk, server):
+    command = [*ONE_CORE, "-m", "sweep=four", *LONG, "seed=0,1,2,3", f"tracking.uri={server.uri}", "tracking.wait=5"]
+    server.start()
+    desk.run(*command)
+    desk.wait("four", lambda runs: sum(run["epoch"] for run in runs) >= 6)
+    server.kill()
     time.sleep(5)
-    with server(desk.folder, port):
-        standings = desk.wait_all("four", limit=400)
-        desk.wait_recorded()
-    assert_whole(desk, "four", desk.folder / "server.db", 4)
+    server.start()
+    standings = desk.wait_all("four", limit=400)
+    desk.wait_recorded()
+    assert_whole(desk, "four", server.database, 4)
     assert [run["attempts"] for run in standings] == [1] * 4
 
 
-def test_the_server_never_comes(desk, port):
+def test_the_server_never_comes(desk, server):
     """Submitting takes seconds, every run ends well and says what to do, and task=sync delivers everything later."""
-    words = [*LONG, "trainer.epochs=2", "seed=0,1", f"tracking.uri=http://127.0.0.1:{port}", "tracking.wait=5"]
+    words = [*LONG, "trainer.epochs=2", "seed=0,1", f"tracking.uri={server.uri}", "tracking.wait=5"]
     desk.run(*ONE_CORE, "-m", "sweep=two", *words)
     for run in desk.wait_all("two"):
         assert desk.cluster.record(run["job"])["ExitCode"] == "0:0"
         assert "not yet recorded" in (desk.folder / run["log"]).read_text()
-    with server(desk.folder, port):
-        desk.run("task=sync")
-        desk.wait_recorded()
-    assert_whole(desk, "two", desk.folder / "server.db", 2)
+    server.start()
+    desk.run("task=sync")
+    desk.wait_recorded()
+    assert_whole(desk, "two", server.database, 2)

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from mlflow_server import MlflowServer
 
 from mcl_lab.tracking.delivery import SENDER_LOCK, delivery_error, is_delivered, one_line, ui_hint, wait_delivered
 from mcl_lab.tracking.files import exclusive
@@ -287,12 +288,12 @@ class OperationalError(Exception):
 @pytest.mark.parametrize("behind", ["file", "server"])
 def test_sixteen_runs_that_start_together_on_a_store_that_is_not_there(behind, tmp_path, record, stored_runs):
     """The database, its schema and the experiment are made by whoever comes first; nobody gives up."""
-    backend, port = f"sqlite:///{tmp_path}/deep/mlflow.db", closed_port()
-    uri = backend if behind == "file" else f"http://127.0.0.1:{port}"
-    server = None
+    server = MlflowServer(tmp_path, "deep/mlflow.db")
+    backend = f"sqlite:///{server.database}"
+    uri = backend if behind == "file" else server.uri
     if behind == "server":
-        (tmp_path / "deep").mkdir()
-        server = serve(backend, port, tmp_path)
+        server.database.parent.mkdir()
+        server.start()
     try:
         names = [f"run{n}" for n in range(16)]
         processes = [training(tmp_path / name, record(uri, name), cwd=tmp_path, wait=500) for name in names]
@@ -302,8 +303,7 @@ def test_sixteen_runs_that_start_together_on_a_store_that_is_not_there(behind, t
             assert json.loads(output.splitlines()[-1])[1] == [], errors
         soon(lambda: all(is_delivered(tmp_path / name) for name in names))
     finally:
-        if server is not None:
-            stop(server)
+        server.kill()
     runs = stored_runs(backend)
     assert sorted(run["name"] for run in runs) == sorted(names)
     assert {(run["status"], len(run["metrics"])) for run in runs} == {("FINISHED", 3)}
@@ -311,49 +311,33 @@ def test_sixteen_runs_that_start_together_on_a_store_that_is_not_there(behind, t
         assert [(tmp_path / name / "sender.log").read_text() for name in names] == [""] * 16
 
 
-def serve(backend: str, port: int, folder: Path) -> subprocess.Popen:
-    """A real MLflow server that listens."""
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", backend, "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--artifacts-destination", str(folder / "artifacts")]
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    soon(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-    return process
-
-
-def stop(process: subprocess.Popen) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 @pytest.mark.full
 def test_a_real_server_that_goes_away_and_comes_back(
     tmp_path, new_run, empty_store, stored_runs, epochs_as_points, epoch
 ):
-    shutil.copy(empty_store, tmp_path / "server.db")
-    backend, port = f"sqlite:///{tmp_path}/server.db", closed_port()
-    journal = new_run(f"http://127.0.0.1:{port}")
+    server = MlflowServer(tmp_path)
+    shutil.copy(empty_store, server.database)
+    backend, journal = f"sqlite:///{server.database}", new_run(server.uri)
     options = {"poll": 0.05, "longest_pause": 0.5, "after_end": 3 * SECONDS}
     sender = threading.Thread(target=follow, args=(journal.folder, os.getpid()), kwargs=options)
     journal.status("running")
     journal.append(epoch(1))
-    server = serve(backend, port, tmp_path)
+    server.start()
     try:
         sender.start()
         soon(lambda: stored_runs(backend) and stored_runs(backend)[0]["metrics"])
-        stop(server)
+        server.kill()
         journal.append(epoch(2))
         soon(lambda: delivery_error(journal.folder))
         journal.append(epoch(3))
         journal.status("interrupted", "asked to stop")
-        server = serve(backend, port, tmp_path)
+        server.start()
         sender.join(SECONDS)
         assert is_delivered(journal.folder)
         (run,) = stored_runs(backend)
         assert (run["status"], run["metrics"]) == ("KILLED", epochs_as_points([epoch(n) for n in (1, 2, 3)]))
         artifacts = [file.name for file in tmp_path.glob("artifacts/**/*") if file.is_file()]
         assert sorted(artifacts) == ["config.yaml", "run.log"]
-        assert ui_hint(journal.folder)[0] == f"http://127.0.0.1:{port}"
+        assert ui_hint(journal.folder)[0] == server.uri
     finally:
-        stop(server)
+        server.kill()

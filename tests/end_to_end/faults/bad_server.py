@@ -1,60 +1,20 @@
 """A real MLflow server, and a proxy before it that does to answers what networks and servers do."""
 
-import os
-import shutil
-import signal
 import socket
 import socketserver
-import sqlite3
 import struct
-import subprocess
-import sys
 import threading
-import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 
-SECONDS = 240  # more than anything here takes on a busy machine
+from mlflow_server import SECONDS, MlflowServer
+
 HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 BODIES = {"garbage": b"<html>\xff\x00 sign in", "list": b"[]", "object": b"{}", "null": b"null"}  # in place of an answer
 
 
-def wait_until(condition, seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class RealServer:
-    """`mlflow server` by an SQLite file in `folder`."""
-
-    def __init__(self, folder: Path, empty_store: Path):
-        self.port, self.folder = free_port(), folder
-        self.uri = f"http://127.0.0.1:{self.port}"
-        shutil.copy(empty_store, folder / "server.db")
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
-        command += ["--artifacts-destination", str(folder / "artifacts"), "--port", str(self.port), "--workers", "1"]
-        with open(folder / "server.log", "ab") as log:
-            self._process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", self.port)) == 0)
-
-    def stop(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def rows(self, query: str, *values) -> list[tuple]:
-        with closing(sqlite3.connect(self.folder / "server.db", timeout=30)) as database:
-            return database.execute(query, values).fetchall()
-
+class RealServer(MlflowServer):
     def recorded(self, experiment: str) -> list[tuple[str, str, list[tuple]]]:
         """(name, status, (metric, step, value, time) of every point) of every run that is not deleted."""
         runs = self.rows(

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from bad_server import BadServer, RealServer, wait_until
-from runs import ALONE, end, fork, main_in, only_folder, start, status
+from bad_server import BadServer, RealServer
+from mlflow_server import wait_until
+from runs import ALONE, end, fork, main_in, only_folder, senders_of, start, status
 
 from mcl_lab.tracking.delivery import delivery_error, is_delivered
 from mcl_lab.tracking.journal import Journal, read_epochs
@@ -31,9 +32,11 @@ def real(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("server")
     MlflowClient(tracking_uri=f"sqlite:///{folder}/empty.db").search_experiments()  # which takes longer than a copy
-    server = RealServer(folder, folder / "empty.db")
+    shutil.copy(folder / "empty.db", folder / "server.db")
+    server = RealServer(folder)
+    server.start()
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture
@@ -219,11 +222,7 @@ def test_a_store_that_is_full(real, small_disk, tmp_path):
     filler.unlink()
     sender.join(100)
     assert is_delivered(journal.folder)
-    full = RealServer.__new__(RealServer)
-    full.folder = tmp_path / "copy"
-    full.folder.mkdir()
-    shutil.copy(place / "mlflow.db", full.folder / "server.db")
-    assert_recorded(full, "full", journal.folder)
+    assert_recorded(RealServer(place, "mlflow.db"), "full", journal.folder)
 
 
 @pytest.mark.full
@@ -316,31 +315,19 @@ def test_a_run_whose_senders_are_killed_at_random_moments(real, bad, tmp_path):
         bad.fault = fault
         sender = subprocess.Popen(sender_command(folder)[:-1] + [str(training.pid)], cwd=ROOT)
         time.sleep(1.0 + killed % 3)
-        for process in senders(folder):
+        for process in senders_of(folder):
             os.kill(process, signal.SIGKILL)
         sender.wait()
         killed += 1
     ended = end(training)
     assert (ended.status, ended.err) == (0, "")
     assert len(read_epochs(folder)) == 60
-    for process in senders(folder):
+    for process in senders_of(folder):
         os.kill(process, signal.SIGKILL)
     bad.well()
     synced = end(start(["task=sync"], tmp_path))
     assert (synced.status, synced.err) == (0, "") and "delivered to http" in synced.out
     assert_recorded(real, "killed", folder)
-
-
-def senders(folder: Path) -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if os.fsencode(folder) in words and b"--pid" in words:
-            found.append(int(process.name))
-    return found
 
 
 @pytest.mark.full

@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from bad_server import BadServer, RealServer, wait_until
+from bad_server import BadServer, RealServer
+from mlflow_server import wait_until
 from runs import ALONE, end, start, status
 
 import run as run_py
@@ -165,8 +166,9 @@ def test_no_byte_of_a_password_anywhere(canaries, tmp_path, monkeypatch, capfd):
         folder.mkdir(parents=True)
     from mcl_lab.tracking.mlflow_store import MlflowClient
 
-    MlflowClient(tracking_uri=f"sqlite:///{server_folder}/empty.db").search_experiments()
-    real = RealServer(server_folder, server_folder / "empty.db")
+    real = RealServer(server_folder)
+    MlflowClient(tracking_uri=f"sqlite:///{real.database}").search_experiments()
+    real.start()
     server = BadServer(real)
     address = server.uri.removeprefix("http://")
 
@@ -252,7 +254,7 @@ def test_no_byte_of_a_password_anywhere(canaries, tmp_path, monkeypatch, capfd):
         over.set()
         watching.join()
         server.stop()
-        real.stop()
+        real.kill()
     folders = [path.parent for path in cwd.glob("runs/*/record.json")]
     assert sorted(map(status, folders)) == ["failed"] + ["finished"] * 7
     for folder in (cwd, server_folder):
