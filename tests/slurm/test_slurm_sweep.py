@@ -68,7 +68,8 @@ def test_eight_runs_one_of_which_is_mended(desk):
     assert "plain" in failed["name"] and "the stem is upside down" in failed["detail"]
     assert "Traceback" in (desk.folder / failed["log"]).read_text()
     assert {run["state"] for run in standings if run is not failed} == {"finished"}
-    desk.wait_for_queue()  # a run is finished a moment before its job is
+    for run in standings:
+        desk.cluster.wait(run["job"])  # which the accounting knows a moment after the run has ended
     records = desk.cluster.run("sacct", "-n", "-P", "-X", "-j", array, "-o", "JobID,State,ExitCode,NodeList").split("\n")
     states = {name: (state, code, node) for name, state, code, node in (line.split("|") for line in records)}
     assert len(states) == 8
@@ -83,6 +84,8 @@ def test_eight_runs_one_of_which_is_mended(desk):
     assert "1 of 8 runs submitted in 1 job" in desk.run(*command)
     standings = desk.wait_all("eight")
     assert sorted(run["attempts"] for run in standings) == [1] * 7 + [2]
+    for run in standings:
+        desk.cluster.wait(run["job"])
     assert len(desk.cluster.run("sacct", "-n", "-X", "-o", "JobID", "--name=mcl-eight").split()) == 9
 
     desk.wait_recorded()
