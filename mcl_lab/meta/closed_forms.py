@@ -172,8 +172,8 @@ class _BatchNormGradient(Function):
         dby_x, dg_with_X, dby_beta = _projected(dg, x, mu, by_sigma, gamma)
         g_with_dX = (projected * dx).sum(others, dtype=mu.dtype)  # = sum(g dX), as P is symmetric
         scale = gamma * by_sigma / (x.numel() / x.shape[1])
-        dby_x.addcmul_(dX, _channels(-scale * by_gamma, x))
-        dby_x.addcmul_(projected, _channels(dgamma - scale * dx_with_X, x))
+        dby_x = _add(dby_x, dX, times=-scale * by_gamma)
+        dby_x = _add(dby_x, projected, times=dgamma - scale * dx_with_X)
         dby_x = _add_normalised(dby_x, x, mu, by_sigma, times=-scale * g_with_dX)
         return dby_x, dg_with_X + g_with_dX, dby_beta, None
 
@@ -188,7 +188,16 @@ def _projected(v: Tensor, x: Tensor, mu: Tensor, by_sigma: Tensor, gamma: Tensor
 def _add_normalised(total: Tensor, x: Tensor, mu: Tensor, by_sigma: Tensor, *, times: Tensor, plus=0.0) -> Tensor:
     """total + times X + plus, into `total`."""
     slope = times * by_sigma
-    return total.addcmul_(x, _channels(slope, x)).add_(_channels(plus - slope * mu, x))
+    return _add(total, x, times=slope, plus=plus - slope * mu)
+
+
+def _add(total: Tensor, x: Tensor, *, times: Tensor, plus: Tensor | None = None) -> Tensor:
+    """total + times x + plus, into `total`; times and plus (C,)."""
+    if total.dtype == torch.bfloat16:  # in which a CPU is slow at what is both in place and broadcast
+        scaled = x * _channels(times.to(x.dtype), x)
+        return total.add_(scaled if plus is None else scaled + _channels(plus.to(x.dtype), x))
+    total.addcmul_(x, _channels(times, x))
+    return total if plus is None else total.add_(_channels(plus, x))
 
 
 def _channels(value: Tensor, x: Tensor) -> Tensor:

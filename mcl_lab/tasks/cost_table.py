@@ -26,10 +26,8 @@ def cost_table(costs: Sequence[Mapping], compare: Mapping[str, object] | None) -
 def _title(cost: Mapping) -> str:
     peers = " & ".join(cost["peers"].values())
     threads = f", {cost['threads']} threads" if cost["device"] == "cpu" else ""
-    return (
-        f"{cost['loss']} of {peers}, batch {cost['batch_size']}, {cost['precision']}, on {cost['device']}{threads}; images "
-        "of noise"
-    )
+    how = f"batch {cost['batch_size']}, {cost['precision']}, {cost['device']}{threads}, images of noise"
+    return f"{cost['loss']} of {peers}\n{how}"
 
 
 def _rows(costs: Sequence[Mapping]):
@@ -52,7 +50,7 @@ def _rows(costs: Sequence[Mapping]):
     for name in ("step", "loss", "meta_event"):
         what = {"loss": "loss, forward and backward"}.get(name, name.replace("_", " "))
         yield f"operations of a {what}", values("operations", name), lambda value: f"{value:,}"
-    yield "multi-adds of a step", values("step_multi_adds"), lambda value: f"{value / 1e9:,.1f} G"
+    yield "multi-adds of a step", values("step_multi_adds"), lambda value: f"{value / 1e9:,.1f} billion"
     yield "  of the device's rate", values("share_of_multi_adds_rate"), lambda value: f"{value:.0%}"
     yield "bytes of a step's operations", values("step_bytes"), _bytes
     yield "  of the device's copy rate", values("share_of_copy_rate"), lambda value: f"{value:.0%}"
