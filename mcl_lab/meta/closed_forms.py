@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 
 class ClosedForms(TorchFunctionMode):
-    """While it is on, layers that forward mode goes through take the closed forms. Of gradients then only the changes are
-    right, not all the gradients themselves. BatchNorm leaves running statistics as they are.
+    """While it is on, layers that forward mode goes through take the closed forms. Of gradients by leaves then only the
+    changes are right, not all the gradients themselves. BatchNorm leaves running statistics as they are.
 
     Everything else stays PyTorch's: layers whose input has no tangent, and forms of them that networks seldom take.
     """
@@ -32,11 +32,12 @@ def convolution(input, weight, bias=None, stride=1, padding=0, dilation=1, group
     """As torch.nn.functional.conv2d."""
     if isinstance(padding, str) or not (_has_tangent(input) or _has_tangent(weight)) or input.dim() != 4:
         return NotImplemented
+    change_suffices = _is_part_of_a_leaf(weight)
     if torch.is_autocast_enabled(input.device.type):  # which casts what PyTorch's own function is given
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight, bias = (None if value is None else value.to(dtype) for value in (input, weight, bias))
     geometry = (_two(stride), _two(padding), _two(dilation), groups)
-    y = _Convolution.apply(input, weight, geometry)
+    y = _Convolution.apply(input, weight, geometry, change_suffices)
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
@@ -55,24 +56,25 @@ def relu(input, inplace=False):
 
 
 CLOSED_FORMS = {F.conv2d: convolution, F.batch_norm: batch_norm, F.relu: relu}
+VIEWS = {"ViewBackward0", "SplitWithSizesBackward0"}  # of which the parts of one vector of parameters are made
 
 
 class _Convolution(Function):
     """y = x * w: dy = dx * w + x * dw."""
 
     @staticmethod
-    def forward(x: Tensor, w: Tensor, geometry: tuple) -> Tensor:
+    def forward(x: Tensor, w: Tensor, geometry: tuple, change_suffices: bool) -> Tensor:
         stride, padding, dilation, groups = geometry
         return torch.conv2d(x, w, None, stride, padding, dilation, groups)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, w, ctx.geometry = inputs
+        x, w, ctx.geometry, ctx.change_suffices = inputs
         ctx.save_for_backward(x, w)
         ctx.save_for_forward(x, w)
 
     @staticmethod
-    def jvp(ctx, dx: Tensor, dw: Tensor, _):
+    def jvp(ctx, dx: Tensor, dw: Tensor, *_):
         x, w = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.geometry
         dy = torch.conv2d(x, dw, None, stride, padding, dilation, groups)
@@ -80,21 +82,23 @@ class _Convolution(Function):
 
     @staticmethod
     def backward(ctx, g: Tensor):
-        return *_ConvolutionGradient.apply(g, *ctx.saved_tensors, ctx.geometry, ctx.needs_input_grad[:2]), None
+        asked = ctx.needs_input_grad[:2]
+        by_x, by_w = _ConvolutionGradient.apply(g, *ctx.saved_tensors, ctx.geometry, asked, ctx.change_suffices)
+        return by_x, by_w, None, None
 
 
 class _ConvolutionGradient(Function):
     """g_x is linear in (g, w) and g_w in (g, x), so each changes by two terms."""
 
     @staticmethod
-    def forward(g: Tensor, x: Tensor, w: Tensor, geometry: tuple, asked: tuple) -> tuple[Tensor | None, Tensor | None]:
-        """The gradient by x; in place of that by w, zeros."""
-        by_x, _ = _gradients(g, x, w, geometry, (asked[0], False))
-        return by_x, torch.zeros_like(w) if asked[1] else None
+    def forward(g: Tensor, x: Tensor, w: Tensor, geometry: tuple, asked: tuple, change_suffices: bool) -> tuple:
+        """Tensors or None: the gradient by x and, unless its change suffices, by w; else zeros."""
+        by_x, by_w = _gradients(g, x, w, geometry, (asked[0], asked[1] and not change_suffices))
+        return by_x, torch.zeros_like(w) if asked[1] and change_suffices else by_w
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        g, x, w, ctx.geometry, ctx.asked = inputs
+        g, x, w, ctx.geometry, ctx.asked, _ = inputs
         ctx.save_for_forward(g, x, w)
 
     @staticmethod
@@ -238,6 +242,14 @@ class _WherePositive(Function):
     @staticmethod
     def jvp(ctx, dg: Tensor, _) -> Tensor:
         return torch.ops.aten.threshold_backward(dg, *ctx.saved_tensors, 0)
+
+
+def _is_part_of_a_leaf(value: Tensor) -> bool:
+    """Whether it is a leaf, or only views lie between it and one, which hand on the change of a gradient by itself."""
+    node = value.grad_fn
+    while node is not None and node.name() in VIEWS:
+        ((node, _),) = node.next_functions
+    return node is None or node.name() == "torch::autograd::AccumulateGrad"
 
 
 def _has_tangent(value: Tensor | None) -> bool:
