@@ -25,7 +25,6 @@ from mcl_lab.networks.cohort import Cohort
 from mcl_lab.networks.staged import StagedNetwork
 from mcl_lab.training.memory import keep_freed_memory
 
-
 FUSED = {f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")}  # that update all parameters by a kernel or a few
 
 

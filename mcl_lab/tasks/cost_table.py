@@ -13,7 +13,7 @@ def cost_table(costs: Sequence[Mapping], compare: Mapping[str, object] | None) -
     """One column, or two and how many times the first is the second. costs: see benchmark.with_seconds."""
     numbers = ["" if compare is None else "as it is"]
     if compare is not None:
-        numbers += [" ".join(f"{key}={value}" for key, value in compare.items()), "ratio"]
+        numbers += [" ".join(f"{key}={value}" for key, value in compare.items()) or "again", "ratio"]
     shown = table(_title(costs[0]), [""], numbers)
     for name, values, write in _rows(costs):
         if any(value is not None for value in values):
@@ -25,7 +25,7 @@ def cost_table(costs: Sequence[Mapping], compare: Mapping[str, object] | None) -
 
 def _title(cost: Mapping) -> str:
     peers = " & ".join(cost["peers"].values())
-    threads = f", {cost['threads']} threads" if cost["device"] == "cpu" else ""
+    threads = f", threads: {cost['threads']}" if cost["device"] == "cpu" else ""
     how = f"batch {cost['batch_size']}, {cost['precision']}, {cost['device']}{threads}, images of noise"
     return f"{cost['loss']} of {peers}\n{how}"
 
