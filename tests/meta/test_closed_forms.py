@@ -124,7 +124,8 @@ convolutions = dict(
 
 
 def assert_convolution(unrolled, size, seed, kernel, affine, **options):
-    body = nn.Sequential(nn.Conv2d(4, 8, kernel, **options), nn.BatchNorm2d(8, affine=affine), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    begin = [nn.Conv2d(4, 8, kernel, **options), nn.BatchNorm2d(8, affine=affine)]
+    body = nn.Sequential(*begin, nn.ReLU(), nn.Conv2d(8, 2, 1))
     assert_unrolled(unrolled, body, relative=1e-9, shape=(4, size, size), seed=seed)
 
 
