@@ -1,0 +1,255 @@
+"""docs/config.md, from the YAML files and the signatures that they are checked by.
+
+python -m mcl_lab.config.document > docs/config.md
+"""
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from mcl_lab.config import schema
+from mcl_lab.config.catalogue import GROUPS, KINDS, Option, catalogue, default_options, kind_of_pair
+from mcl_lab.config.compose import CONF
+from mcl_lab.config.sweeps import expand
+from mcl_lab.config.targets import signature_of
+from mcl_lab.config.values import describe
+
+COMMAND = "python -m mcl_lab.config.document > docs/config.md"
+PEER = "pair.peers.NAME"
+_NO_GROUP = "Keys of no group"
+_TOP = f"""\
+<!-- Made by `{COMMAND}`: change the YAML files and signatures that it is made of. -->
+
+# The config
+
+A run is composed from one option of each group, by Hydra; any value can be given by its key:
+
+```bash
+python run.py pair=wrn_16_2 optimizer=adamw optimizer.lr=0.002 trainer.epochs=200
+python run.py --cfg job                    # all of it, composed; with any of the above
+python run.py task=list task.group=loss    # the options of a group, those of a --config-dir too
+```
+
+`~KEY` removes a key, `+KEY=VALUE` adds one that a file leaves out (`+optimizer.dampening=0.1`); what no signature has is
+refused. *Required* means that the file has no value for it. `NAME` is the name of a peer, `a` and `b` in the pairs that are here.
+"""
+_INTRODUCTIONS = {
+    "experiment": "Sets options and values of other groups; what is typed beside it counts more.",
+    "pair": "They are called `a`, `b` and so on; each is an option of [network](#network).",
+    "network": "`+network@pair.peers.c=OPTION` adds another, `~network@pair.peers.c` removes it.",
+    "loss": "A sum of weighted terms. A term goes with weight 0, a whole node with `loss.NODE=null`.",
+    "optimizer": "Other arguments of the class join with a `+`. `_target_` may be any class of `torch.optim`.",
+    "hydra/launcher": "For `-m` and `+sweeps=NAME`.",
+    "sweeps": "With `seed=0,1,2` beside it there are three times as many.",
+}
+
+
+class Entry(NamedTuple):
+    """A key in a file. value: as it is written there, of a node the dotted name that it is made by; comment: beside it."""
+
+    key: str
+    value: str
+    comment: str
+    is_node: bool = False
+
+
+def document() -> str:
+    """The text of docs/config.md."""
+    found = catalogue()
+    sections = [_section(group, options) for group, options in found.items()]
+    return "\n".join([_TOP, *_overview(found), *_without_group(), *(line for lines in sections for line in lines)]) + "\n"
+
+
+def _overview(found: dict[str, list[Option]]) -> Iterator[str]:
+    defaults = default_options()
+    rows = [[f"[`{group}`](#{_anchor(group)})", GROUPS[group], _code(defaults.get(group, "")), str(len(options))]
+            for group, options in found.items()]  # fmt: skip
+    yield from _table(["group", "what it is", "default", "options"], rows)
+    yield f"And [keys of no group](#{_anchor(_NO_GROUP)})."
+    yield ""
+
+
+def _without_group() -> Iterator[str]:
+    fields = {field.name: field.type for field in dataclasses.fields(schema.Config)} | {"hydra.run.dir": "str"}
+    yield f"## {_NO_GROUP}"
+    yield ""
+    entries = [entry for entry in _entries(CONF / "config.yaml") if entry.key in fields]
+    rows = [[_code(entry.key), _code(entry.value), _type(fields[entry.key]), entry.comment] for entry in entries]
+    yield from _table(["key", "default", "type", "what it is"], rows)
+
+
+def _section(group: str, options: Sequence[Option]) -> Iterator[str]:
+    yield f"## {group}"
+    yield ""
+    yield f"{_sentence(GROUPS[group])} {_INTRODUCTIONS.get(group, '')}".rstrip()
+    yield ""
+    yield from _options(group, options)
+    if group in ("experiment", "pair", "sweeps"):
+        return
+    alike: dict[tuple, list[tuple[Option, list[Entry]]]] = {}
+    for option in options:
+        if not _inherited(option.file):
+            entries = list(_entries(option.file))
+            shape = tuple((entry.key, _type_of(group, entry, entries)) for entry in entries)
+            alike.setdefault(shape, []).append((option, entries))
+    for members in alike.values():
+        yield from _keys(group, members)
+
+
+def _options(group: str, options: Sequence[Option]) -> Iterator[str]:
+    default = default_options().get(group)
+    titles = {"pair": ["what it is", "kind"], "sweeps": ["what it is", "runs"]}.get(group, ["what it is"])
+    if group == "pair":
+        options = sorted(options, key=lambda option: list(KINDS).index(kind_of_pair(option.file)))
+    sets = {option.name: _sets(option.file) for option in options if group not in ("pair", "sweeps")}
+    if any(sets.values()):
+        titles.append("sets")
+    rows = []
+    for option in options:
+        row = [_code(option.name) + (" (default)" if option.name == default else ""), option.line]
+        if group == "pair":
+            row.append(KINDS[kind_of_pair(option.file)])
+        if group == "sweeps":
+            row.append(str(len(expand([option.name], []))))
+        rows.append([*row, sets.get(option.name, "")][: 1 + len(titles)])
+    yield from _table(["option", *titles], rows)
+
+
+def _keys(group: str, members: Sequence[tuple[Option, list[Entry]]]) -> Iterator[str]:
+    """The keys of options that differ in values alone."""
+    rows = []
+    for alike in zip(*(entries for _, entries in members), strict=True):
+        entry = alike[0]
+        values: dict[str, list[str]] = {}
+        for (option, _), one in zip(members, alike, strict=True):
+            values.setdefault(_value(one, option), []).append(option.name)
+        shown = [value if len(values) == 1 else f"{value} {', '.join(names)}" for value, names in values.items()]
+        kind = _type_of(group, entry, members[0][1])
+        comment = next((one.comment for one in alike if one.comment), "")
+        said = "" if kind == f"one of {comment}" else comment
+        rows.append([_code(_full(group, entry.key)), "<br>".join(shown), kind, said])
+    if [entry.key for entry in members[0][1]] == [""]:
+        return  # nothing to set
+    yield f"### {group}={', '.join(option.name for option, _ in members)}"
+    yield ""
+    yield from _table(["key", "default", "type", "what it is"], rows)
+
+
+def _entries(file: Path) -> Iterator[Entry]:
+    """The keys of a file in their order, a node before its own; the key of the file's own node is empty."""
+    text = file.read_text(encoding="utf-8")
+    yield from _walk(yaml.compose(text, Loader=yaml.SafeLoader), "", "", text)
+
+
+def _walk(node: yaml.MappingNode, prefix: str, comment: str, text: str) -> Iterator[Entry]:
+    children = {key.value: (key, value) for key, value in node.value}
+    if "_target_" in children:
+        yield Entry(prefix.removesuffix("."), children["_target_"][1].value, comment, is_node=True)
+    for name, (key, value) in children.items():
+        if name in ("_target_", "defaults"):
+            continue
+        is_block = isinstance(value, yaml.MappingNode) and not value.flow_style
+        beside = _comment(text, key.end_mark if is_block else value.end_mark)
+        if is_block:
+            yield from _walk(value, f"{prefix}{name}.", beside, text)
+        else:
+            yield Entry(prefix + name, text[value.start_mark.index : value.end_mark.index], beside)
+
+
+def _comment(text: str, mark: yaml.Mark) -> str:
+    rest = text[mark.index :].partition("\n")[0]
+    return rest.partition("#")[2].strip().rstrip(",")
+
+
+def _defaults(file: Path) -> list[str | dict]:
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", [])
+
+
+def _inherited(file: Path) -> list[str]:
+    """The options of its own group that a file changes."""
+    return [entry for entry in _defaults(file) if isinstance(entry, str) and entry != "_self_"]
+
+
+def _sets(file: Path) -> str:
+    """What a file sets that is not written out below, as one would type it; empty when all of it is."""
+    chosen = [entry for entry in _defaults(file) if isinstance(entry, dict)]
+    words = [f"{key.removeprefix('override /')}={option}" for entry in chosen for key, option in entry.items()]
+    if not words and not _inherited(file):
+        return ""
+    words += [f"{entry.key}={entry.value}" for entry in _entries(file) if entry.key != "name"]
+    inherited = [f"{_code(name)} with" for name in _inherited(file)]
+    return " ".join([*inherited, *map(_code, words)])
+
+
+def _value(entry: Entry, option: Option) -> str:
+    if entry.is_node:
+        return _source(entry.value)
+    return "the option's name" if (entry.key, entry.value) == ("name", option.name) else _code(entry.value)
+
+
+def _full(group: str, key: str) -> str:
+    """A key of a group's file as it is on the command line."""
+    package = PEER if group == "network" else group.replace("/", ".")
+    return f"{package}.{key}" if key else package
+
+
+def _type_of(group: str, entry: Entry, entries: Iterable[Entry]) -> str:
+    """The type and range of a key, by the dataclass or by the class of the node that it belongs to; empty for a node."""
+    if entry.is_node:
+        return ""
+    parent, _, name = entry.key.rpartition(".")
+    declared = schema.Network if group == "network" else schema.SECTIONS.get(group)
+    fields = {field.name: field.type for field in dataclasses.fields(declared)} if declared and not parent else {}
+    if name in fields:
+        return _type(fields[name])
+    (target,) = [node.value for node in entries if node.is_node and node.key == parent]
+    taken = signature_of(_full(group, parent), target).parameters.get(name)
+    return _type(taken, schema.RANGES.get(_full(group, entry.key)))
+
+
+def _type(annotation: ast.expr | str | None, within: str | None = None) -> str:
+    if annotation is None:
+        return ""
+    return describe(ast.Constant(annotation) if isinstance(annotation, str) else annotation, within)
+
+
+def _source(target: str) -> str:
+    """A class or function, one of ours with a link to its file."""
+    module, _, name = target.rpartition(".")
+    return f"[`{name}`](../{module.replace('.', '/')}.py)" if module.startswith("mcl_lab.") else _code(target)
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(titles)} |"
+    yield "|" + "---|" * len(titles)
+    for row in rows:
+        yield f"| {' | '.join(map(_cell, row))} |"
+    yield ""
+
+
+def _cell(text: str) -> str:
+    """Text of a table: outside of code nothing that Markdown takes for more than it is."""
+    parts = re.split(r"(`[^`]*`|<br>)", text.replace("|", r"\|"))
+    return "".join(part if index % 2 else re.sub(r"([*<])", r"\\\1", part) for index, part in enumerate(parts))
+
+
+def _code(text: str) -> str:
+    return {"": "", "???": "required"}.get(text, f"`{text}`")
+
+
+def _anchor(title: str) -> str:
+    """As GitHub makes it of a heading."""
+    return re.sub(r"[^\w-]", "", title.lower().replace(" ", "-"))
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
+if __name__ == "__main__":
+    print(document(), end="")
