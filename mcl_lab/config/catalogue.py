@@ -33,7 +33,7 @@ _COMMAND = re.compile(r"@package|python run\.py")
 
 
 class Option(NamedTuple):
-    """An option of a group. line: what its file says of it. folder: of the user's own groups, None for those of mcl_lab."""
+    """An option of a group. line: what its file says of it. folder: the user's own that it is in, None for ours."""
 
     name: str
     line: str
@@ -42,7 +42,7 @@ class Option(NamedTuple):
 
 
 def catalogue(folders: Sequence[Path] = ()) -> dict[str, list[Option]]:
-    """The options of each group, numbers in names by their size; those in a user's own `folders` after those of mcl_lab."""
+    """The options of each group, numbers in names by their size; those in a user's own `folders` after ours."""
     others = [folder for folder in folders if folder.resolve() not in (CONF, CONF.parent)]
     found = {}
     for group in GROUPS:
@@ -63,7 +63,7 @@ def default_options() -> dict[str, str]:
 
 
 def first_line(text: str) -> str:
-    """The first comment of a YAML file that is about it: no directive of Hydra's, no command line; empty without one."""
+    """The first comment of a YAML file that is about it, no directive of Hydra and no command; empty if there is none."""
     for line in text.splitlines():
         if not line.startswith("#"):
             break
@@ -74,7 +74,7 @@ def first_line(text: str) -> str:
 
 
 def kind_of_pair(file: Path) -> str:
-    """homogeneous, heterogeneous or single, by the peers that a file of the group `pair` names; empty if it names none."""
+    """homogeneous, heterogeneous or single, by the peers that a file of the group pair names; or empty."""
     try:
         text = file.read_text(encoding="utf-8")
         refuse_multiplied(text)

@@ -8,12 +8,12 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
 from mcl_lab.config import schema
 from mcl_lab.config.catalogue import GROUPS, KINDS, Option, catalogue, default_options, kind_of_pair
+from mcl_lab.config.commented import Entry, entries
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.sweeps import expand
 from mcl_lab.config.targets import signature_of
@@ -35,8 +35,8 @@ python run.py --cfg job                    # all of it, composed; with any of th
 python run.py task=list task.group=loss    # the options of a group, those of a --config-dir too
 ```
 
-`~KEY` removes a key, `+KEY=VALUE` adds one that a file leaves out (`+optimizer.dampening=0.1`); what no signature has is
-refused. *Required* means that the file has no value for it. `NAME` is the name of a peer, `a` and `b` in the pairs that are here.
+`~KEY` removes a key, `+KEY=VALUE` adds one that a file leaves out (`+optimizer.dampening=0.1`); what no signature has
+is refused. *Required* means that the file has no value for it. `NAME` is that of a peer, `a` and `b` in the pairs below.
 """
 _INTRODUCTIONS = {
     "experiment": "Sets options and values of other groups; what is typed beside it counts more.",
@@ -49,26 +49,19 @@ _INTRODUCTIONS = {
 }
 
 
-class Entry(NamedTuple):
-    """A key in a file. value: as it is written there, of a node the dotted name that it is made by; comment: beside it."""
-
-    key: str
-    value: str
-    comment: str
-    is_node: bool = False
-
-
 def document() -> str:
     """The text of docs/config.md."""
     found = catalogue()
-    sections = [_section(group, options) for group, options in found.items()]
-    return "\n".join([_TOP, *_overview(found), *_without_group(), *(line for lines in sections for line in lines)]) + "\n"
+    sections = [line for group, options in found.items() for line in _section(group, options)]
+    return "\n".join([_TOP, *_overview(found), *_without_group(), *sections]).rstrip("\n") + "\n"
 
 
 def _overview(found: dict[str, list[Option]]) -> Iterator[str]:
     defaults = default_options()
-    rows = [[f"[`{group}`](#{_anchor(group)})", GROUPS[group], _code(defaults.get(group, "")), str(len(options))]
-            for group, options in found.items()]  # fmt: skip
+    rows = [
+        [f"[`{group}`](#{_anchor(group)})", GROUPS[group], _code(defaults.get(group, "")), str(len(options))]
+        for group, options in found.items()
+    ]
     yield from _table(["group", "what it is", "default", "options"], rows)
     yield f"And [keys of no group](#{_anchor(_NO_GROUP)})."
     yield ""
@@ -78,8 +71,8 @@ def _without_group() -> Iterator[str]:
     fields = {field.name: field.type for field in dataclasses.fields(schema.Config)} | {"hydra.run.dir": "str"}
     yield f"## {_NO_GROUP}"
     yield ""
-    entries = [entry for entry in _entries(CONF / "config.yaml") if entry.key in fields]
-    rows = [[_code(entry.key), _code(entry.value), _type(fields[entry.key]), entry.comment] for entry in entries]
+    found = [entry for entry in entries(CONF / "config.yaml") if entry.key in fields]
+    rows = [[_code(entry.key), _code(entry.value), _type(fields[entry.key]), entry.comment] for entry in found]
     yield from _table(["key", "default", "type", "what it is"], rows)
 
 
@@ -94,36 +87,34 @@ def _section(group: str, options: Sequence[Option]) -> Iterator[str]:
     alike: dict[tuple, list[tuple[Option, list[Entry]]]] = {}
     for option in options:
         if not _inherited(option.file):
-            entries = list(_entries(option.file))
-            shape = tuple((entry.key, _type_of(group, entry, entries)) for entry in entries)
-            alike.setdefault(shape, []).append((option, entries))
+            own = list(entries(option.file))
+            shape = tuple((entry.key, _type_of(group, entry, own)) for entry in own)
+            alike.setdefault(shape, []).append((option, own))
     for members in alike.values():
         yield from _keys(group, members)
 
 
 def _options(group: str, options: Sequence[Option]) -> Iterator[str]:
     default = default_options().get(group)
-    titles = {"pair": ["what it is", "kind"], "sweeps": ["what it is", "runs"]}.get(group, ["what it is"])
+    titles, rows = ["option", "what it is"], []
     if group == "pair":
-        options = sorted(options, key=lambda option: list(KINDS).index(kind_of_pair(option.file)))
-    sets = {option.name: _sets(option.file) for option in options if group not in ("pair", "sweeps")}
-    if any(sets.values()):
+        titles, more = [*titles, "kind"], [KINDS[kind_of_pair(option.file)] for option in options]
+    elif group == "sweeps":
+        titles, more = [*titles, "runs"], [str(len(expand([option.name], []))) for option in options]
+    elif any(more := [_sets(option.file) for option in options]):
         titles.append("sets")
-    rows = []
-    for option in options:
-        row = [_code(option.name) + (" (default)" if option.name == default else ""), option.line]
-        if group == "pair":
-            row.append(KINDS[kind_of_pair(option.file)])
-        if group == "sweeps":
-            row.append(str(len(expand([option.name], []))))
-        rows.append([*row, sets.get(option.name, "")][: 1 + len(titles)])
-    yield from _table(["option", *titles], rows)
+    for option, further in zip(options, more, strict=True):
+        name = _code(option.name) + (" (default)" if option.name == default else "")
+        rows.append([name, option.line, further][: len(titles)])
+    if group == "pair":
+        rows.sort(key=lambda row: list(KINDS.values()).index(row[2]))
+    yield from _table(titles, rows)
 
 
 def _keys(group: str, members: Sequence[tuple[Option, list[Entry]]]) -> Iterator[str]:
     """The keys of options that differ in values alone."""
     rows = []
-    for alike in zip(*(entries for _, entries in members), strict=True):
+    for alike in zip(*(own for _, own in members), strict=True):
         entry = alike[0]
         values: dict[str, list[str]] = {}
         for (option, _), one in zip(members, alike, strict=True):
@@ -138,32 +129,6 @@ def _keys(group: str, members: Sequence[tuple[Option, list[Entry]]]) -> Iterator
     yield f"### {group}={', '.join(option.name for option, _ in members)}"
     yield ""
     yield from _table(["key", "default", "type", "what it is"], rows)
-
-
-def _entries(file: Path) -> Iterator[Entry]:
-    """The keys of a file in their order, a node before its own; the key of the file's own node is empty."""
-    text = file.read_text(encoding="utf-8")
-    yield from _walk(yaml.compose(text, Loader=yaml.SafeLoader), "", "", text)
-
-
-def _walk(node: yaml.MappingNode, prefix: str, comment: str, text: str) -> Iterator[Entry]:
-    children = {key.value: (key, value) for key, value in node.value}
-    if "_target_" in children:
-        yield Entry(prefix.removesuffix("."), children["_target_"][1].value, comment, is_node=True)
-    for name, (key, value) in children.items():
-        if name in ("_target_", "defaults"):
-            continue
-        is_block = isinstance(value, yaml.MappingNode) and not value.flow_style
-        beside = _comment(text, key.end_mark if is_block else value.end_mark)
-        if is_block:
-            yield from _walk(value, f"{prefix}{name}.", beside, text)
-        else:
-            yield Entry(prefix + name, text[value.start_mark.index : value.end_mark.index], beside)
-
-
-def _comment(text: str, mark: yaml.Mark) -> str:
-    rest = text[mark.index :].partition("\n")[0]
-    return rest.partition("#")[2].strip().rstrip(",")
 
 
 def _defaults(file: Path) -> list[str | dict]:
@@ -181,7 +146,7 @@ def _sets(file: Path) -> str:
     words = [f"{key.removeprefix('override /')}={option}" for entry in chosen for key, option in entry.items()]
     if not words and not _inherited(file):
         return ""
-    words += [f"{entry.key}={entry.value}" for entry in _entries(file) if entry.key != "name"]
+    words += [f"{entry.key}={entry.value}" for entry in entries(file) if entry.key != "name"]
     inherited = [f"{_code(name)} with" for name in _inherited(file)]
     return " ".join([*inherited, *map(_code, words)])
 
@@ -198,8 +163,8 @@ def _full(group: str, key: str) -> str:
     return f"{package}.{key}" if key else package
 
 
-def _type_of(group: str, entry: Entry, entries: Iterable[Entry]) -> str:
-    """The type and range of a key, by the dataclass or by the class of the node that it belongs to; empty for a node."""
+def _type_of(group: str, entry: Entry, file: Iterable[Entry]) -> str:
+    """The type and range of a key, by the dataclass or the class of the node that it belongs to; empty for a node."""
     if entry.is_node:
         return ""
     parent, _, name = entry.key.rpartition(".")
@@ -207,7 +172,7 @@ def _type_of(group: str, entry: Entry, entries: Iterable[Entry]) -> str:
     fields = {field.name: field.type for field in dataclasses.fields(declared)} if declared and not parent else {}
     if name in fields:
         return _type(fields[name])
-    (target,) = [node.value for node in entries if node.is_node and node.key == parent]
+    (target,) = [node.value for node in file if node.is_node and node.key == parent]
     taken = signature_of(_full(group, parent), target).parameters.get(name)
     return _type(taken, schema.RANGES.get(_full(group, entry.key)))
 

@@ -53,7 +53,7 @@ def _pairs(options: Sequence[Option]) -> list[str]:
 
 
 def _beside(title: str, what: str, group: str, options: Sequence[Option]) -> list[str]:
-    """The group with its options: the default first, then the user's own, and of the others as many as there is room for."""
+    """The group with its options: the default first, then the user's own, and of the others what there is room for."""
     default = default_options().get(group)
     ranked = sorted(options, key=lambda option: (option.name != default, option.folder is None))
     marks = ["*" if option.name == default else "+" if option.folder else "" for option in ranked]

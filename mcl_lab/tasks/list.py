@@ -21,13 +21,14 @@ def list(
     group: Annotated[str, "not empty"] | None = None,
     format: Literal["table", "json"] = "table",
 ) -> None:
-    """Print the options of each group, or of one, with the line that each file says of itself: of pairs the kind too, of
-    sweeps the number of runs, and of an option of the user's own the folder it is in.
+    """Print the options of each group, or of one, with the line that each file says of itself: of pairs the kind too,
+    of sweeps the number of runs, and of an option of the user's own the folder it is in.
 
     Raises InputError("task.group") for a group that is not there.
     """
     if group is not None and group not in GROUPS:
-        raise InputError("task.group", f"there is no {group}{nearest(group, GROUPS)}; choose one of {', '.join(GROUPS)}")
+        known = ", ".join(GROUPS)
+        raise InputError("task.group", f"there is no {group}{nearest(group, GROUPS)}; choose one of {known}")
     paths = [Path(path.removeprefix("file://")) for path in config.hydra.searchpath]
     found = {
         name: [_described(name, option) for option in options]

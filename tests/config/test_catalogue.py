@@ -14,6 +14,7 @@ import yaml
 
 import run
 from mcl_lab.config.catalogue import GROUPS, HIDDEN, catalogue, default_options, first_line, kind_of_pair
+from mcl_lab.config.commented import Entry, entries
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.help import help_text
 from mcl_lab.config.sweeps import SWEEPS, expand
@@ -30,7 +31,7 @@ def examples() -> list[list[str]]:
 
 @pytest.fixture
 def own_folder(tmp_path):
-    """A folder for --config-dir: options of several groups, one of a name that is taken, a sweep, and what is no option."""
+    """A folder for --config-dir: options of several groups, one of them of a taken name, sweeps, and no options."""
     contents = {
         "network/plain.yaml": "# Three plain layers.\nname: plain\n",
         "loss/lmcl.yaml": "# Another one.\n",
@@ -207,3 +208,23 @@ def test_the_line_of_a_file(text, line):
 def test_kinds_of_other_files(content, kind, tmp_path):
     (tmp_path / "pair.yaml").write_text(yaml.safe_dump(content))
     assert kind_of_pair(tmp_path / "pair.yaml") == kind
+
+
+def test_keys_of_a_file_with_their_comments(tmp_path):
+    text = """# What it is.
+defaults: [other]
+a: "#1"                # in quotes
+b: [1, 2]
+node:   # made by
+  _target_: x.Y  # unseen
+  deep: {c: 3}  # flow,
+  rest: ???
+"""
+    (tmp_path / "file.yaml").write_text(text)
+    assert list(entries(tmp_path / "file.yaml")) == [
+        Entry("a", '"#1"', "in quotes"),
+        Entry("b", "[1, 2]", ""),
+        Entry("node", "x.Y", "made by", is_node=True),
+        Entry("node.deep", "{c: 3}", "flow"),
+        Entry("node.rest", "???", ""),
+    ]
