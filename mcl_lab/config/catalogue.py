@@ -63,7 +63,7 @@ def default_options() -> dict[str, str]:
 
 
 def first_line(text: str) -> str:
-    """The first comment of a YAML file that is about it, no directive of Hydra and no command; empty if there is none."""
+    """The first comment of a YAML file that is about it, no directive of Hydra and no command; or empty."""
     for line in text.splitlines():
         if not line.startswith("#"):
             break

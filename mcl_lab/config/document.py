@@ -36,7 +36,7 @@ python run.py task=list task.group=loss    # the options of a group, those of a 
 ```
 
 `~KEY` removes a key, `+KEY=VALUE` adds one that a file leaves out (`+optimizer.dampening=0.1`); what no signature has
-is refused. *Required* means that the file has no value for it. `NAME` is that of a peer, `a` and `b` in the pairs below.
+is refused. *Required*: the file has no value for it. `NAME` is that of a peer, `a` and `b` in the pairs below.
 """
 _INTRODUCTIONS = {
     "experiment": "Sets options and values of other groups; what is typed beside it counts more.",
@@ -79,7 +79,7 @@ def _without_group() -> Iterator[str]:
 def _section(group: str, options: Sequence[Option]) -> Iterator[str]:
     yield f"## {group}"
     yield ""
-    yield f"{_sentence(GROUPS[group])} {_INTRODUCTIONS.get(group, '')}".rstrip()
+    yield f"{_sentence(_with_commands(GROUPS[group]))} {_INTRODUCTIONS.get(group, '')}".rstrip()
     yield ""
     yield from _options(group, options)
     if group in ("experiment", "pair", "sweeps"):
@@ -199,8 +199,15 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str
 
 def _cell(text: str) -> str:
     """Text of a table: outside of code nothing that Markdown takes for more than it is."""
-    parts = re.split(r"(`[^`]*`|<br>)", text.replace("|", r"\|"))
+    parts = re.split(r"(`[^`]*`|<br>)", _with_commands(text).replace("|", r"\|"))
     return "".join(part if index % 2 else re.sub(r"([*<])", r"\\\1", part) for index, part in enumerate(parts))
+
+
+def _with_commands(text: str) -> str:
+    """What one would type, KEY=VALUE, as code: GitHub takes `network@pair.peers.b=x` for an address."""
+    parts = re.split(r"(`[^`]*`)", text)
+    typed = re.compile(r"(?<!\S)[+~]?[\w./@]+=[\w/]+(\.\w+)*")
+    return "".join(part if index % 2 else typed.sub(r"`\g<0>`", part) for index, part in enumerate(parts))
 
 
 def _code(text: str) -> str:
