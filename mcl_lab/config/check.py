@@ -22,13 +22,6 @@ SEE_ALL = "see all settings with: python run.py --cfg job"
 SWEEPER_UNUSED = "is not used: list the values on the command line, or in a sweep file"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a lone surrogate stands for a byte that is no UTF-8
 _ENVIRONMENT_ALLOWED = re.compile(r"tracking\..*|data\.root")
-_SECTIONS = {
-    "trainer": schema.Trainer,
-    "tracking": schema.Tracking,
-    "data": schema.Data,
-    "pair": schema.Pair,
-    "loss": schema.Loss,
-}
 _SWEEP_DEFAULT = {"dir": "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}", "subdir": "${hydra.job.num}"}  # Hydra's
 _NODE_KEYS = {"_args_", "_partial_", "_recursive_", "_convert_"}  # Hydra's, which would get around the signatures
 
@@ -75,14 +68,14 @@ def check_hydra(config: DictConfig) -> None:
 
 def _check_keys(tree: dict) -> None:
     _check_names("", tree, schema.Config)
-    for section, fields in _SECTIONS.items():
+    for section, fields in schema.SECTIONS.items():
         if isinstance(tree[section], dict):
             _check_names(section, tree[section], fields, open_ended=section == "loss")
 
 
 def _check_structure(tree: dict) -> None:
     _check_fields("", tree, schema.Config)
-    for section, fields in _SECTIONS.items():
+    for section, fields in schema.SECTIONS.items():
         _check_fields(section, tree[section], fields)
     if tree["config_version"] > schema.CONFIG_VERSION:
         raise InputError(

@@ -79,6 +79,8 @@ class Tracking:
     wait: Annotated[float, ">= 0"]
 
 
+SECTIONS = {"trainer": Trainer, "tracking": Tracking, "data": Data, "pair": Pair, "loss": Loss}
+
 # Arguments that the program hands to a class itself, by the place of its node: a config must not hold them.
 SUPPLIED = {
     "task": {"config"},

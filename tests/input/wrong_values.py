@@ -144,6 +144,8 @@ WRONG_VALUES = [
     (["task=benchmark", "task.compare=bf16"], "task.compare", ["a mapping or null"]),
     (["task=benchmark", "task.format=csv"], "task.format", ["table, json"]),
     (["task=evaluate", "task.checkpoint=x", "task.format=xml"], "task.format", ["table, json"]),
+    (["task=list", "task.group="], "task.group", ["not empty", "or null"]),
+    (["task=list", "task.format=csv"], "task.format", ["table, json"]),
     (["task=summary", "task.num_classes=0"], "task.num_classes", [">= 2"]),
     (["task=summary", "task.image_size=-32"], "task.image_size", [">="]),
     (["task=sweep", "task.sweep=x", "task.action=stop"], "task.action", ["show, status, cancel, resubmit"]),
