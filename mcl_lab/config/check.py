@@ -53,6 +53,20 @@ def check(config: DictConfig) -> None:
         _check_scalars({"hydra.run.dir": folder})
 
 
+def check_network(key: str, node: object) -> None:
+    """As `check`, for the node of a network that stands by itself, and that somebody else may have written: nothing in it may
+    be evaluated. `key`: where it stands. Raises InputError."""
+    if not isinstance(node, dict):
+        raise InputError(key, "must be a mapping")
+    for name, value in leaves(node):
+        if "${" in f"{name} {value}":
+            raise InputError(f"{key}.{name}", "holds an interpolation, which is not allowed here")
+    _check_scalars({key: node})
+    for place, target in _nodes(node, key):
+        check_target(place, target["_target_"])
+    _check_network(key, node)
+
+
 def check_hydra(config: DictConfig) -> None:
     """Raise InputError for what Hydra must not do, or would do in our place."""
     if "hydra" not in config:
@@ -112,9 +126,13 @@ def _check_peers(pair: dict) -> None:
         key = f"pair.peers.{name}"
         if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
             raise InputError(key, "a peer's name must be a letter followed by letters, digits and _")
-        _check_names(key, node, schema.Network, open_ended=True)
-        head = _check_fields(key, node, schema.Network)
-        _check_node(key, node, schema.SUPPLIED["pair.peers.*"], head)
+        _check_network(key, node)
+
+
+def _check_network(key: str, node: dict) -> None:
+    _check_names(key, node, schema.Network, open_ended=True)
+    head = _check_fields(key, node, schema.Network)
+    _check_node(key, node, schema.SUPPLIED["pair.peers.*"], head)
 
 
 def _check_loss(loss: dict, peers: int) -> None:
