@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mcl_lab.config import schema
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, plain, resolve, unresolved
-from mcl_lab.config.targets import Signature, check_target, signature_of
+from mcl_lab.config.targets import PLUGINS_VARIABLE, Signature, check_target, plugins, signature_of
 from mcl_lab.config.values import check_value
 from mcl_lab.errors import InputError
 
@@ -55,7 +55,7 @@ def check(config: DictConfig) -> None:
 
 def check_network(key: str, node: object) -> None:
     """As `check`, for the node of a network that stands by itself, and that somebody else may have written: nothing in it may
-    be evaluated. `key`: where it stands. Raises InputError."""
+    be evaluated, and nothing called that makes no network. `key`: where it stands. Raises InputError."""
     if not isinstance(node, dict):
         raise InputError(key, "must be a mapping")
     for name, value in leaves(node):
@@ -64,6 +64,9 @@ def check_network(key: str, node: object) -> None:
     _check_scalars({key: node})
     for place, target in _nodes(node, key):
         check_target(place, target["_target_"])
+    target = str(node.get("_target_", ""))
+    if not target.startswith("mcl_lab.networks.") and target.split(".")[0] not in plugins():
+        raise InputError(f"{key}._target_", f"{target or 'nothing'} is no network of mcl_lab or of {PLUGINS_VARIABLE}")
     _check_network(key, node)
 
 

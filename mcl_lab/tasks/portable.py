@@ -121,7 +121,12 @@ def network_of(card: dict, weights: bytes) -> PortableNetwork:
     if hashlib.sha256(weights).hexdigest() != card["sha256"].get(card["weights"]):
         raise InputError("sha256", f"is not that of {card['weights']}: the file is damaged, or of another export")
     check_network("network", card["network"])
-    network = untrained(OmegaConf.create(card["network"]), "network", card["num_classes"])
+    try:
+        network = untrained(OmegaConf.create(card["network"]), "network", card["num_classes"])
+    except InputError:
+        raise
+    except Exception as error:  # whatever a class raises that was never meant to be built from this
+        raise InputError("network", f"cannot be built: {error}") from error
     try:
         network.load_state_dict(safetensors.torch.load(weights))
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -136,7 +141,8 @@ def _read_exported(path: Path, peer: str | None) -> PortableNetwork:
         if card is None:
             raise InputError("card", "is missing or damaged")
         name = card.get("weights")
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        plain = isinstance(name, str) and name.isprintable() and Path(name).name == name
+        if not plain or not name.endswith(".safetensors"):
             raise InputError("weights", f"must be the name of a safetensors file beside the card, not {name!r}")
         if peer is not None and peer != card.get("peer"):
             raise InputError("peer", f"is {card.get('peer')!r}, not {peer!r}")
