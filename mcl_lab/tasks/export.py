@@ -75,13 +75,15 @@ def export(
         told = {"folder": str(place), "compared_on": subject.words, "images": len(subject.images), "files": rows}
         print(json.dumps(told, indent=2))
         return
-    shown = table(f"In {place}, compared on {subject.words}", ["peer", "file"], ["MB", "top-1", "max difference\nof logits"])
+    console, names = screen(), {key: f"{key}: {trained.config.pair.peers[key].name}" for key in networks}
+    shown = table(f"Compared on {subject.words}", ["peer", "file"], ["MB", "top-1", "max difference\nof logits"])
     for row in rows:
         size = "" if row["bytes"] is None else f"{row['bytes'] / 2**20:.2f}"
         top1 = "" if row["top1"] is None else f"{row['top1']:.2f}"
         difference = "" if row["max_difference"] is None else f"{row['max_difference']:.1e}"
-        shown.add_row(row["peer"], row["file"] or "(as trained)", size, top1, difference)
-    screen().print(shown)
+        shown.add_row(names[row["peer"]], row["file"] or "(as trained)", size, top1, difference)
+    console.print(shown)
+    console.print(f"exported to {place}", soft_wrap=True)
 
 
 class Subject(NamedTuple):

@@ -87,12 +87,13 @@ def features(
         counts = {"train_images": len(train), "test_images": len(test), "k": k}
         print(json.dumps({"folder": str(place), "dataset": data.name, **counts, "peers": figures}, indent=2))
         return
-    title = f"Test accuracy (%) on {data.name} by embeddings of {len(train):,} training images, kept in {place}"
+    console, title = screen(), f"Test accuracy (%) on {data.name}, {len(train):,} training images"
     shown = table(title, ["peer", "file"], ["width", f"{k}-NN", "linear\nprobe", "own\nhead"])
     for key, row in figures.items():
         accuracies = ("" if row[name] is None else f"{row[name]:.2f}" for name in ("knn", "linear_probe", "own_head"))
         shown.add_row(f"{key}: {row['network']}", row["file"], f"{row['width']:,}", *accuracies)
-    screen().print(shown)
+    console.print(shown)
+    console.print(f"embeddings in {place}", soft_wrap=True)
 
 
 def arrays_of(network: PortableNetwork, train: ImageSet, test: ImageSet) -> dict[str, np.ndarray]:

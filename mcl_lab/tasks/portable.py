@@ -100,12 +100,15 @@ def card_of(trained: Trained, key: str, image_size: tuple[int, int], files: Mapp
 
 
 def as_text(card: dict) -> bytes:
-    """The content of a card's file."""
-    text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """The content of a card's file. Raises InputError("task.checkpoint") for numbers of a damaged record that JSON has not."""
+    try:
+        text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise InputError("task.checkpoint", "the run's result.json or record.json holds a number that is not finite") from error
     try:
         return text.encode()
     except UnicodeEncodeError:  # the folder of a class may have a name that is no Unicode
-        return json.dumps(card, indent=2, allow_nan=False).encode() + b"\n"
+        return json.dumps(card, indent=2).encode() + b"\n"
 
 
 def network_of(card: dict, weights: bytes) -> PortableNetwork:

@@ -1,5 +1,6 @@
 """A run that was trained, as the tasks find it that take it up: its config, its networks, what they were trained on."""
 
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -116,9 +117,11 @@ def _facts_in(state: dict, path: Path) -> build.DataFacts:
     try:
         facts = build.DataFacts(**state["data"])
         texts = [*facts.classes, facts.checksum]
-        numbers = [float(number) for number in (*facts.mean, *facts.std)]
-        if not all(isinstance(text, str) for text in texts) or len(facts.mean) != 3 or len(numbers) != 6 or not facts.classes:
+        mean, std = tuple(map(float, facts.mean)), tuple(map(float, facts.std))
+        if not all(isinstance(text, str) for text in texts) or len(mean) != 3 or len(std) != 3 or not facts.classes:
             raise ValueError("its data are of other types")
-        return facts._replace(classes=tuple(facts.classes))
+        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise ValueError("no image can be normalised by its mean and std")
+        return facts._replace(classes=tuple(facts.classes), mean=mean, std=std)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("task.checkpoint", f"{path} does not tell what it was trained on: {error}") from error
