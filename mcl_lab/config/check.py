@@ -54,8 +54,8 @@ def check(config: DictConfig) -> None:
 
 
 def check_network(key: str, node: object) -> None:
-    """As `check`, for the node of a network that stands by itself, and that somebody else may have written: nothing in it may
-    be evaluated, and nothing called that makes no network. `key`: where it stands. Raises InputError."""
+    """As `check`, for the node of a network that stands by itself, and that somebody else may have written: nothing in it
+    may be evaluated, and nothing called that makes no network. `key`: where it stands. Raises InputError."""
     if not isinstance(node, dict):
         raise InputError(key, "must be a mapping")
     for name, value in leaves(node):

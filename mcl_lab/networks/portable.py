@@ -38,5 +38,5 @@ class PortableNetwork(nn.Module):
     def embeddings(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), RGB in [0, 1], to what the classifier sees of them, (B, D)."""
         if not images.is_floating_point():
-            raise ValueError(f"images must be floating-point numbers in [0, 1], not {images.dtype}; divide bytes by 255")
+            raise ValueError(f"images must be floats in [0, 1], not {images.dtype}; divide bytes by 255")
         return self.network.embed(self.network.taps((images - self.mean) / self.std)[-1])

@@ -40,8 +40,8 @@ def export(
     images: Annotated[int, ">= 0"] | None = 1000,
     format: Literal["table", "json"] = "table",
 ) -> None:
-    """Write each peer's own network, without branches and in float32, as PEER-NETWORK.safetensors, .onnx and .pt2 with a card,
-    PEER-NETWORK.json; before, load each back and compare what it computes with the network, on the CPU.
+    """Write each peer's own network, without branches and in float32, as PEER-NETWORK.safetensors, .onnx and .pt2, with a
+    card, PEER-NETWORK.json; before, load each back and compare what it computes with the network, on the CPU.
 
     checkpoint: a run folder, or a checkpoint file in one. peer: its key; null: all.
     folder: where to; null: `export` in the run folder, whose files are replaced; elsewhere none is.
@@ -54,8 +54,8 @@ def export(
     trained = read_trained(checkpoint)
     networks = networks_of(trained, peer)
     stems = {key: f"{key}-{file_name(trained.config.pair.peers[key].name)}" for key in networks}
-    suffixes = (".json", *(f".{name}" for name in FORMATS))
-    place = output_folder(trained.folder, "export", folder, [stem + suffix for stem in stems.values() for suffix in suffixes])
+    all_names = [f"{stem}.{kind}" for stem in stems.values() for kind in ("json", *FORMATS)]
+    place = output_folder(trained.folder, "export", folder, all_names)
     build.use_device(OmegaConf.merge(config.trainer, {"device": "cpu", "precision": "float32"}))
     subject = subject_of(trained, config, images)
 
@@ -68,9 +68,8 @@ def export(
             contents[f"{stems[key]}.json"] = as_text(card)  # first: without its card no file is taken for anything
             contents |= made
         write_outputs(place, contents)
-        for name in [stem + suffix for stem in stems.values() for suffix in suffixes]:
-            if name not in contents:
-                (place / name).unlink(missing_ok=True)  # of an earlier export, of which no card tells any more
+        for name in set(all_names) - contents.keys():
+            (place / name).unlink(missing_ok=True)  # of an earlier export, of which no card tells any more
     if format == "json":
         told = {"folder": str(place), "compared_on": subject.words, "images": len(subject.images), "files": rows}
         print(json.dumps(told, indent=2))
@@ -95,7 +94,8 @@ class Subject(NamedTuple):
 
 
 def subject_of(trained: Trained, config: DictConfig, count: int | None) -> Subject:
-    """So many test images, or noise. Raises InputError for a data set that the command line names and that cannot be had."""
+    """So many test images, or noise. Raises InputError for a data set that the command line names and that cannot be had,
+    or is of other classes."""
     if count != 0:
         try:
             data, images = test_images(trained, config)
@@ -128,7 +128,10 @@ def files_of(
 def compared(
     trained: Trained, network: PortableNetwork, card: dict, files: Mapping[str, bytes], subject: Subject
 ) -> list[dict]:
-    """A row for the network as it was trained and for each file of it. Raises RunFailed for one that computes something else."""
+    """A row for the network as it was trained, and for each file of it.
+
+    Raises RunFailed for a file that computes something else.
+    """
     expected = _as_trained(trained, network, subject)
     rows = [{"file": None, "bytes": None, "top1": _top1(expected, subject), "max_difference": None}]
     for name, content in files.items():
@@ -140,7 +143,7 @@ def compared(
             logits = torch.cat([computing(batch.float() / 255) for batch in subject.images.images.split(BATCH)])
             difference = float((logits - expected).abs().max())
             if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-                raise RunFailed(f"{name} computes other logits than the network, by {difference:.1e}; nothing is written")
+                raise RunFailed(f"{name} computes other logits than the network, by {difference:.1e}; nothing written")
             row |= {"top1": _top1(logits, subject), "max_difference": difference}
         rows.append(row)
     return rows

@@ -38,12 +38,13 @@ def features(
     probe_iterations: Annotated[int, ">= 1"] = 1000,
     format: Literal["table", "json"] = "table",
 ) -> None:
-    """Write each peer's embeddings of a data set as PEER-NETWORK-DATA.npz, with arrays `train_embeddings` (N, D) float32,
-    `train_labels` (N,) int64, places in `classes`, the same of test, and `classes` (C,); print accuracies (%) on the test images.
+    """Write each peer's embeddings of a data set as PEER-NETWORK-DATA.npz, and print what accuracies (%) on the test images
+    they allow. Arrays: `train_embeddings` (N, D) float32, `train_labels` (N,) int64, places in `classes`, the same of test,
+    and `classes` (C,).
 
-    The data set is the run's own, unless the command line names another (`data=...`), of whatever classes; all its training
-    images are taken, those too that a run held out; nothing is augmented. The networks compute in float32 and normalise the
-    images as in training.
+    The data set is the run's own, unless the command line names another (`data=...`), of whatever classes; all its
+    training images are taken, those too that a run held out; nothing is augmented. The networks compute in float32 and
+    normalise the images as in training.
     checkpoint: a run folder, or a checkpoint file in one. peer: its key; null: all.
     folder: where to; null: `features` in the run folder, whose files are replaced; elsewhere none is.
     k: each test image gets the class that its k nearest training images by cosine vote for, each with weight
@@ -115,7 +116,7 @@ def npz_of(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def knn_accuracy(arrays: dict[str, np.ndarray], k: int) -> float:
-    """Accuracy (%) of the vote of the k nearest training embeddings by cosine, weighted by exp(cosine / TEMPERATURE)."""
+    """Accuracy (%) of the vote of the k nearest training embeddings by cosine, of weight exp(cosine / TEMPERATURE)."""
     from sklearn.neighbors import KNeighborsClassifier  # seconds to import
 
     def weights(distances):  # 1 - cosine
@@ -127,8 +128,8 @@ def knn_accuracy(arrays: dict[str, np.ndarray], k: int) -> float:
 
 
 def probe_accuracy(arrays: dict[str, np.ndarray], inverse_regularisation: float, iterations: int, whose: str) -> float:
-    """Accuracy (%) of a linear classifier trained on standardised training embeddings; says when it was stopped before it
-    converged. whose: for that."""
+    """Accuracy (%) of a linear classifier trained on standardised training embeddings; says when it was stopped before
+    it converged. whose: for that."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -139,7 +140,8 @@ def probe_accuracy(arrays: dict[str, np.ndarray], inverse_regularisation: float,
         warnings.simplefilter("always")
         probe.fit(arrays["train_embeddings"], arrays["train_labels"])
     if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
-        say(f"{whose}: the linear probe has not converged; raise task.probe_iterations={iterations}, or lower task.probe_c")
+        remedy = f"raise task.probe_iterations={iterations}, or lower task.probe_c"
+        say(f"{whose}: the linear probe has not converged; {remedy}")
     return 100 * float(probe.score(arrays["test_embeddings"], arrays["test_labels"]))
 
 

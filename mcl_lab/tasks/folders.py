@@ -36,7 +36,8 @@ def foreign(folder: Path) -> list[str]:
 def is_untrained(folder: Path) -> bool:
     """Whether the run left nothing that took time to make."""
     epochs = folder / "metrics.jsonl"
-    made = [path for pattern in ("checkpoints/*.pt", "result.json", "export/*", "features/*") for path in folder.glob(pattern)]
+    patterns = ("checkpoints/*.pt", "result.json", "export/*", "features/*")
+    made = [path for pattern in patterns for path in folder.glob(pattern)]
     return not made and not (epochs.exists() and epochs.stat().st_size)
 
 
@@ -68,10 +69,10 @@ def refuse_other_run(config: DictConfig, folder: Path) -> None:
 
 
 def output_folder(run: Path, name: str, named: str | None, files: Collection[str]) -> Path:
-    """Where a task puts the files that it makes of a run: the folder `named`, else the subfolder `name` of the run folder.
+    """Where a task puts the files that it makes of a run: the folder `named`, else the subfolder `name` of the run's.
 
-    In the run folder the files take the place of earlier ones, elsewhere nothing does. Raises InputError("task.folder") when
-    they cannot be put there; nothing is made.
+    In the run folder the files take the place of earlier ones, elsewhere of nothing. Nothing is made yet.
+    Raises InputError("task.folder") when they cannot be put there.
     """
     folder = run / name if named is None else Path(named)
     if os.path.lexists(folder) and (not os.path.isdir(folder) or named is None and folder.is_symlink()):
@@ -83,8 +84,10 @@ def output_folder(run: Path, name: str, named: str | None, files: Collection[str
 
 
 def write_outputs(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files into a folder, which is made when missing, each of them whole or not at all. Raises InputError("task.folder")
-    when the folder cannot be made, and OSError."""
+    """Write files into a folder, which is made when missing, each of them whole or not at all.
+
+    Raises InputError("task.folder") when the folder cannot be made, and OSError.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,7 +1,7 @@
 """The network taken home: its weights as safetensors with a card that says how to build it, written and read back.
 
-The card is input that may be hostile: it names a class only as a config may, a file only beside it, and holds nothing that is
-evaluated; the weights are tensors and nothing else.
+The card is input that may be hostile: it names a class only as a config may, a file only beside it, and holds nothing
+that is evaluated; the weights are tensors and nothing else.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ READ = {
     "sha256": "dict[str, str]",
 }
 INPUT = (
-    "images: float32 (B, 3, H, W), RGB in [0, 1]. The ONNX and pt2 programs and mcl_lab.load normalise them; the network that "
-    "the weights are of takes (images - mean) / std"
+    "images: float32 (B, 3, H, W), RGB in [0, 1]. The ONNX and pt2 programs and mcl_lab.load normalise them; the network "
+    "that the weights are of takes (images - mean) / std"
 )
 OUTPUT = "logits: float32 (B, num_classes), in the order of classes"
 
@@ -53,7 +53,8 @@ def load(path: str | PathLike, peer: str | None = None) -> PortableNetwork:
         trained = read_trained(path)
         peers = sorted(trained.config.pair.peers)
         if peer is None and len(peers) > 1:
-            raise InputError("task.peer", f"{trained.folder} has the peers {', '.join(peers)}; say which: peer={peers[0]!r}")
+            which = f"has the peers {', '.join(peers)}; say which: peer={peers[0]!r}"
+            raise InputError("task.peer", f"{trained.folder} {which}")
         (network,) = networks_of(trained, peer).values()
         return network
     except InputError as error:
@@ -69,8 +70,7 @@ def weights_of(network: PortableNetwork) -> bytes:
 
 
 def card_of(trained: Trained, key: str, image_size: tuple[int, int], files: Mapping[str, bytes]) -> dict:
-    """The card of a peer's network. image_size: height and width that its programs take. files: their contents by name, the
-    weights among them."""
+    """The card of a peer's network. image_size: height and width that its programs take. files: their contents by name."""
     run, facts = trained.config, trained.facts
     result = read_json(trained.folder / "result.json") or {}
     return {
@@ -100,11 +100,12 @@ def card_of(trained: Trained, key: str, image_size: tuple[int, int], files: Mapp
 
 
 def as_text(card: dict) -> bytes:
-    """The content of a card's file. Raises InputError("task.checkpoint") for numbers of a damaged record that JSON has not."""
+    """The content of a card's file. Raises InputError("task.checkpoint") for a damaged record's numbers, not in JSON."""
     try:
         text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except ValueError as error:
-        raise InputError("task.checkpoint", "the run's result.json or record.json holds a number that is not finite") from error
+        reason = "the run's result.json or record.json holds a number that is not finite"
+        raise InputError("task.checkpoint", reason) from error
     try:
         return text.encode()
     except UnicodeEncodeError:  # the folder of a class may have a name that is no Unicode
@@ -112,7 +113,7 @@ def as_text(card: dict) -> bytes:
 
 
 def network_of(card: dict, weights: bytes) -> PortableNetwork:
-    """The network that a card describes, on the CPU, in eval mode. Raises InputError, which says what of the card is wrong."""
+    """The network that a card describes, on the CPU, in eval mode. Raises InputError, whose key is a name in the card."""
     for name, kind in READ.items():
         if name not in card:
             raise InputError(name, "is missing")
@@ -120,7 +121,7 @@ def network_of(card: dict, weights: bytes) -> PortableNetwork:
     if card["format"] > FORMAT:
         raise InputError("format", f"{card['format']} was written by a newer mcl_lab, this one reads up to {FORMAT}")
     if card["num_classes"] != len(card["classes"]):
-        raise InputError("num_classes", f"is {card['num_classes']}, but there are names of {len(card['classes'])} classes")
+        raise InputError("num_classes", f"is {card['num_classes']}, but {len(card['classes'])} classes have a name")
     if hashlib.sha256(weights).hexdigest() != card["sha256"].get(card["weights"]):
         raise InputError("sha256", f"is not that of {card['weights']}: the file is damaged, or of another export")
     check_network("network", card["network"])

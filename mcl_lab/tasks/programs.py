@@ -25,15 +25,13 @@ def refuse_missing(formats: Collection[str]) -> None:
         missing = [package for package in NEEDED[name] if importlib.util.find_spec(package) is None]
         if missing:
             others = ",".join(other for other in formats if not NEEDED[other]) or "safetensors"
-            raise InputError(
-                "task.formats",
-                f"{name} needs {' and '.join(missing)}: pip install -e '.[export]'; or without: task.formats=[{others}]",
-            )
+            install = f"{name} needs {' and '.join(missing)}: pip install -e '.[export]'"
+            raise InputError("task.formats", f"{install}; or without: task.formats=[{others}]")
 
 
 def traced(network: nn.Module, image_size: tuple[int, int]) -> torch.export.ExportedProgram:
-    """The program of a network in eval mode, for any number of images. Raises InputError("task.formats") for one that has
-    none, as its forward asks what only its values tell."""
+    """The program of a network in eval mode, for any number of images. Raises InputError("task.formats") for one whose
+    forward asks what only the values of the images tell."""
     example = torch.zeros(2, 3, *image_size)  # with one image, one would be taken for the only number
     with _quiet("task.formats", "be traced for pt2 and onnx; leave both out: task.formats=[safetensors]"):
         program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -50,7 +48,7 @@ def pt2_of(program: torch.export.ExportedProgram) -> bytes:
 
 
 def onnx_of(program: torch.export.ExportedProgram) -> bytes:
-    """The content of an ONNX file, of `images` to `logits`. Raises InputError("task.formats") for what ONNX cannot say."""
+    """The content of an ONNX file, `images` to `logits`. Raises InputError("task.formats") for what ONNX cannot say."""
     with _quiet("task.formats", "be said in ONNX; leave it out: task.formats=[safetensors,pt2]"):
         made = torch.onnx.export(
             program,

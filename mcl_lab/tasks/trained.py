@@ -78,14 +78,14 @@ def networks_of(trained: Trained, peer: str | None) -> dict[str, PortableNetwork
 
 
 def untrained(node: DictConfig, key: str, num_classes: int) -> StagedNetwork:
-    """`build.build_network` for weights that take the place of its own, which leave PyTorch's random state as it was."""
+    """`build.build_network` for other weights than its own: PyTorch's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         return build.build_network(node, key, num_classes)
 
 
 def data_of(trained: Trained, config: DictConfig) -> DictConfig:
-    """The data set that the command line names (`data=...`), else the run's own, with single values of the command line:
-    `data.root=...`."""
+    """The data set that the command line names (`data=...`), else the run's own, with single values of the command
+    line: `data.root=...`."""
     if names_data(config):
         return config.data
     data = trained.config.data.copy()
@@ -101,7 +101,7 @@ def names_data(config: DictConfig) -> bool:
 
 
 def test_images(trained: Trained, config: DictConfig) -> tuple[DictConfig, ImageSet]:
-    """`data_of` and its test images. Raises InputError, also when they are not of the classes that the networks know."""
+    """`data_of` and its test images. Raises InputError, also when they are not of the classes of the training."""
     data = data_of(trained, config)
     images = build.read_images(data).test
     for warning in build.left_out_warning("test", images):

@@ -118,7 +118,8 @@ def test_the_card_says_what_the_network_is_and_nothing_of_this_machine(exported,
 
 def test_the_pt2_program_runs_without_mcl_lab(exported, trained, images, tmp_path):
     home, _ = exported
-    safetensors.torch.save_file({"images": images[:7].contiguous(), "logits": trained["a"][1][:7].contiguous()}, tmp_path / "x")
+    known = {"images": images[:7].clone(), "logits": trained["a"][1][:7].clone()}
+    safetensors.torch.save_file(known, tmp_path / "x")
     code = (
         "import sys; sys.modules['mcl_lab'] = None\n"  # to import it raises ImportError
         "import torch, safetensors.torch\n"
@@ -172,9 +173,9 @@ def test_load_says_what_is_wrong(exported, lmcl_run, tmp_path, monkeypatch):
 
 
 def test_importing_mcl_lab_imports_no_torch():
-    code = "import sys, mcl_lab; mcl_lab.load; print([name for name in ('torch', 'hydra', 'mlflow') if name in sys.modules])"
+    code = "import sys, mcl_lab; mcl_lab.load; print({'torch', 'hydra', 'mlflow', 'mcl_lab.tasks'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=RUN.parent, capture_output=True, text=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout == "set()\n"
 
 
 def changed(**values):
@@ -279,6 +280,16 @@ def test_an_export_in_the_run_folder_takes_the_place_of_the_one_before(call, own
     assert call("task=clean", "task.delete=true").status == 0 and (folder / "export" / "a-resnet8.pt2").exists()
 
 
+def test_a_run_that_is_not_finished(call, interrupted_run, tmp_path):
+    """Its newest checkpoint, and no figures: they would be of other weights."""
+    words = ["task.folder=home", "task.formats=[safetensors]", "task.peer=a"]
+    assert call(*EXPORT, f"task.checkpoint={interrupted_run}", *words).status == 0
+    assert json.loads((tmp_path / "home" / "a-resnet8.json").read_text())["figures"] is None
+    *_, newest = sorted((interrupted_run / "checkpoints").iterdir())
+    images = torch.rand(2, 3, 8, 8)
+    assert mcl_lab.load("home/a-resnet8.json")(images).equal(mcl_lab.load(newest, "a")(images))
+
+
 def test_nothing_else_is_replaced(call, own_copy, baseline_run, tmp_path):
     folder, elsewhere = own_copy(baseline_run), tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -319,11 +330,12 @@ def test_wrong_settings(words, line, call, own_copy, baseline_run, monkeypatch):
 def test_packages_that_are_missing(call, own_copy, baseline_run, monkeypatch):
     folder, there = own_copy(baseline_run), programs.importlib.util.find_spec
     words = [*EXPORT, f"task.checkpoint={folder}", "task.peer=a", "task.images=0"]
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else there(name))
+    missing = "onnxruntime"
+    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None if name == missing else there(name))
     ended = call(*words, "task.formats=[onnx]")
     assert ended.status == 0 and "a-resnet8.onnx" in ended.out
     assert ended.err == "mcl_lab: a-resnet8.onnx was not run, without onnxruntime: pip install onnxruntime\n"
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else there(name))
+    missing = "onnxscript"
     ended = call(*words)
     assert (ended.status, ended.out) == (2, "")
     assert ended.err == (
@@ -346,7 +358,8 @@ def test_odd_classes_and_images_that_are_gone(call, tmp_path):
         for grey, name in enumerate(classes):
             (tmp_path / "images" / part / name).mkdir(parents=True)
             for number in range(4):
-                Image.new("RGB", (8, 8), (60 * grey, grey, number)).save(tmp_path / f"images/{part}/{name}/{number}.png")
+                path = tmp_path / "images" / part / name / f"{number}.png"
+                Image.new("RGB", (8, 8), (60 * grey, grey, number)).save(path)
     data = ["data=imagefolder", "data.root=images", "data.images.size=8", "data.batch_size=8"]
     alone = [word for word in ALONE if not word.startswith("data.")]
     assert call(*alone, *data, "tracking=none").status == 0

@@ -97,7 +97,8 @@ def test_features_of_other_images(call, own_copy, lmcl_run, other_images):
     ended = call(*FEATURES, f"task.checkpoint={folder}", *other_images, "task.peer=b", "task.k=5")
     assert (ended.status, ended.err) == (0, "")
     (row,) = [line.split() for line in ended.out.splitlines() if "b: resnet8" in line]
-    assert row == ["b:", "resnet8", "b-resnet8-my-birds.npz", "8", "100.00", "100.00"]  # and no accuracy of the own head
+    # and no accuracy of the own head, which knows other classes
+    assert row == ["b:", "resnet8", "b-resnet8-my-birds.npz", "8", "100.00", "100.00"]
     with np.load(folder / "features" / "b-resnet8-my-birds.npz") as arrays:
         assert arrays["classes"].tolist() == ["dark", "light"] and arrays["test_embeddings"].shape == (24, 8)
     assert foreign(folder) == []  # it counts as a run still
@@ -124,4 +125,5 @@ def test_features_that_cannot_be(call, own_copy, lmcl_run, other_images, tmp_pat
 def test_a_probe_that_was_stopped_early_says_so(call, own_copy, lmcl_run):
     ended = call(*FEATURES, f"task.checkpoint={own_copy(lmcl_run)}", "task.peer=a", "task.probe_iterations=2")
     assert ended.status == 0 and "digits" in ended.out
-    assert ended.err.startswith("mcl_lab: a: resnet8: the linear probe has not converged") and ended.err.count("\n") == 1
+    assert ended.err.startswith("mcl_lab: a: resnet8: the linear probe has not converged")
+    assert ended.err.count("\n") == 1
