@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mcl_lab.config import schema
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, plain, resolve, unresolved
-from mcl_lab.config.targets import Signature, check_target, signature_of
+from mcl_lab.config.targets import PLUGINS_VARIABLE, Signature, check_target, plugins, signature_of
 from mcl_lab.config.values import check_value
 from mcl_lab.errors import InputError
 
@@ -44,6 +44,23 @@ def check(config: DictConfig) -> None:
         if not folder:
             raise InputError("hydra.run.dir", "needs the name of a folder")
         _check_scalars({"hydra.run.dir": folder})
+
+
+def check_network(key: str, node: object) -> None:
+    """As `check`, for the node of a network that stands by itself, and that somebody else may have written: nothing in it
+    may be evaluated, and nothing called that makes no network. `key`: where it stands. Raises InputError."""
+    if not isinstance(node, dict):
+        raise InputError(key, "must be a mapping")
+    for name, value in leaves(node):
+        if "${" in f"{name} {value}":
+            raise InputError(f"{key}.{name}", "holds an interpolation, which is not allowed here")
+    _check_scalars({key: node})
+    for place, target in _nodes(node, key):
+        check_target(place, target["_target_"])
+    target = str(node.get("_target_", ""))
+    if not target.startswith("mcl_lab.networks.") and target.split(".")[0] not in plugins():
+        raise InputError(f"{key}._target_", f"{target or 'nothing'} is no network of mcl_lab or of {PLUGINS_VARIABLE}")
+    _check_network(key, node)
 
 
 def check_hydra(config: DictConfig) -> None:
@@ -105,9 +122,13 @@ def _check_peers(pair: dict) -> None:
         key = f"pair.peers.{name}"
         if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
             raise InputError(key, "a peer's name must be a letter followed by letters, digits and _")
-        _check_names(key, node, schema.Network, open_ended=True)
-        head = _check_fields(key, node, schema.Network)
-        _check_node(key, node, schema.SUPPLIED["pair.peers.*"], head)
+        _check_network(key, node)
+
+
+def _check_network(key: str, node: dict) -> None:
+    _check_names(key, node, schema.Network, open_ended=True)
+    head = _check_fields(key, node, schema.Network)
+    _check_node(key, node, schema.SUPPLIED["pair.peers.*"], head)
 
 
 def _check_loss(loss: dict, peers: int) -> None:
