@@ -11,7 +11,7 @@ from rich.console import Console
 from mcl_lab.config.catalogue import GROUPS, KINDS, Option, catalogue, default_options, kind_of_pair
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.sweeps import expand
-from mcl_lab.errors import InputError
+from mcl_lab.errors import InputError, plain_text
 from mcl_lab.tasks.screen import screen, table
 
 
@@ -84,5 +84,5 @@ def _show_part(console: Console, title: str, options: Sequence[dict], width: int
         name = f"{one['option']} *" if one["default"] else one["option"]
         runs = ["?" if one["runs"] is None else str(one["runs"])] if "runs" in one else []
         where = f"(in {one['config_dir']})" if one["config_dir"] else ""
-        shown.add_row(name, *runs, f"{one['line']} {where}".strip())
+        shown.add_row(plain_text(name), *runs, plain_text(f"{one['line']} {where}".strip()))  # before widths are counted
     console.print(shown)
