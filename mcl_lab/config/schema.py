@@ -77,6 +77,7 @@ class Tracking:
     uri: Annotated[str, "not empty"] | None
     experiment: Annotated[str, "not empty"]
     wait: Annotated[float, ">= 0"]
+    models: bool = False
 
 
 SECTIONS = {"trainer": Trainer, "tracking": Tracking, "data": Data, "pair": Pair, "loss": Loss}

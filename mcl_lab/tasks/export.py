@@ -23,6 +23,8 @@ from mcl_lab.tasks.portable import as_text, card_of, network_of, weights_of
 from mcl_lab.tasks.programs import Computing, onnx_of, pt2_of, refuse_missing, run_onnx, run_pt2, traced
 from mcl_lab.tasks.screen import say, screen, table
 from mcl_lab.tasks.trained import Trained, data_of, names_data, networks_of, read_trained, test_images
+from mcl_lab.tracking.delivery import NOT_INSTALLED, one_line
+from mcl_lab.training.checkpoints import checksum_of_weights
 
 FORMATS = ("safetensors", "onnx", "pt2")
 NOISE = 64  # images
@@ -37,6 +39,7 @@ def export(
     peer: Annotated[str, "not empty"] | None = None,
     folder: Annotated[str, "not empty"] | None = None,
     formats: Sequence[Literal["safetensors", "onnx", "pt2"]] = FORMATS,
+    mlflow: bool = False,
     images: Annotated[int, ">= 0"] | None = 1000,
     format: Literal["table", "json"] = "table",
 ) -> None:
@@ -45,10 +48,12 @@ def export(
 
     checkpoint: a run folder, or a checkpoint file in one. peer: its key; null: all.
     folder: where to; null: `export` in the run folder, whose files are replaced; elsewhere none is.
+    formats: of the files; none, only with `mlflow`, writes none. mlflow: as models of the run in MLflow, for
+    mlflow.pytorch.load_model; what is logged already with the same weights is left as it is.
     images: compared on so many test images, evenly taken from all; null: on all; 0, or without the data: on noise.
     Raises InputError, and RunFailed for a file that computes something else; then nothing is written.
     """
-    if not formats:
+    if not formats and not mlflow:
         raise InputError("task.formats", f"needs one of {', '.join(FORMATS)}")
     refuse_missing(formats)
     trained = read_trained(checkpoint)
@@ -59,7 +64,7 @@ def export(
     build.use_device(OmegaConf.merge(config.trainer, {"device": "cpu", "precision": "float32"}))
     subject = subject_of(trained, config, images)
 
-    contents, rows = {}, []
+    contents, rows, models = {}, [], {}
     with in_one_line(trained.config, place):
         for key, network in networks.items():
             made = files_of(network, stems[key], formats, subject.images.images.shape[-2:])
@@ -67,11 +72,14 @@ def export(
             rows += [{"peer": key, **row} for row in compared(trained, network, card, made, subject)]
             contents[f"{stems[key]}.json"] = as_text(card)  # first: without its card no file is taken for anything
             contents |= made
-        write_outputs(place, contents)
-        for name in set(all_names) - contents.keys():
-            (place / name).unlink(missing_ok=True)  # of an earlier export, of which no card tells any more
+        if formats:
+            write_outputs(place, contents)
+            for name in set(all_names) - contents.keys():
+                (place / name).unlink(missing_ok=True)  # of an earlier export, of which no card tells any more
+        if mlflow:
+            models = logged(trained, networks, stems, subject)
     if format == "json":
-        told = {"folder": str(place), "compared_on": subject.words, "images": len(subject.images), "files": rows}
+        told = {"folder": str(place), "compared_on": subject.words, "images": len(subject.images), "files": rows, "models": models}
         print(json.dumps(told, indent=2))
         return
     console, names = screen(), {key: f"{key}: {trained.config.pair.peers[key].name}" for key in networks}
@@ -82,7 +90,10 @@ def export(
         difference = "" if row["max_difference"] is None else f"{row['max_difference']:.1e}"
         shown.add_row(names[row["peer"]], row["file"] or "(as trained)", size, top1, difference)
     console.print(shown)
-    console.print(f"exported to {place}", soft_wrap=True)
+    if formats:
+        console.print(f"exported to {place}", soft_wrap=True)
+    for key, address in models.items():
+        console.print(f"{names[key]} in MLflow: mlflow.pytorch.load_model({address!r})", soft_wrap=True)
 
 
 class Subject(NamedTuple):
@@ -140,13 +151,40 @@ def compared(
         if computing is None:
             say(f"{name} was not run, without onnxruntime: pip install onnxruntime")
         else:
-            logits = torch.cat([computing(batch.float() / 255) for batch in subject.images.images.split(BATCH)])
-            difference = float((logits - expected).abs().max())
-            if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-                raise RunFailed(f"{name} computes other logits than the network, by {difference:.1e}; nothing written")
+            logits, difference = refuse_other(name, computing, expected, subject)
             row |= {"top1": _top1(logits, subject), "max_difference": difference}
         rows.append(row)
     return rows
+
+
+def logged(
+    trained: Trained, networks: Mapping[str, PortableNetwork], stems: Mapping[str, str], subject: Subject
+) -> dict[str, str]:
+    """Each peer's network as a model of its run in MLflow, by address. Raises InputError without MLflow, and RunFailed."""
+    try:
+        from mcl_lab.tracking.mlflow_models import MlflowException, RunModels  # costs seconds
+    except ImportError as error:
+        raise InputError("task.mlflow", NOT_INSTALLED) from error
+    try:
+        models, found = RunModels(trained.folder), {}
+        for key, network in networks.items():
+            weights = checksum_of_weights({key: network.network.state_dict()})
+            size = tuple(subject.images.images.shape[-2:])
+            found[key] = models.log(stems[key], network, size, len(network.classes), weights)
+            refuse_other(found[key], models.load(found[key]), _as_trained(trained, network, subject), subject)
+    except MlflowException as error:
+        raise RunFailed(f"not logged to MLflow: {one_line(error)}") from error
+    return found
+
+
+def refuse_other(name: str, computing: Computing, expected: Tensor, subject: Subject) -> tuple[Tensor, float]:
+    """The logits (N, C) that something computes, and how much they differ at most. Raises RunFailed when they are others."""
+    with torch.inference_mode():
+        logits = torch.cat([computing(batch.float() / 255) for batch in subject.images.images.split(BATCH)])
+    difference = float((logits - expected).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise RunFailed(f"{name} computes other logits than the network, by {difference:.1e}")
+    return logits, difference
 
 
 def _as_trained(trained: Trained, network: PortableNetwork, subject: Subject) -> Tensor:

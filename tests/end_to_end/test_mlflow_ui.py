@@ -41,6 +41,8 @@ def sweep(server):
 
     said = run(*sweeps, *smaller)
     run("task=report", f"tracking.uri={server.uri}", "task.figures=figures")
+    for homogeneous in (folder / "runs").glob("resnet8-lmcl-*"):
+        run("task=export", f"task.checkpoint={homogeneous.relative_to(folder)}", "task.formats=[]", "task.mlflow=true")
     return said
 
 
@@ -105,6 +107,13 @@ def test_a_sweep_has_its_table(server, sweep, browser, picture):
     experiment, runs = runs_of(server)
     browser.open(f"{server.uri}/#/experiments/{experiment}/runs/{runs['pairs'].info.run_id}/artifacts/table.md")
     browser.wait_for("table.md", "ours gain", "Test accuracy (%)")
+
+
+def test_a_run_has_its_networks(server, sweep, browser, picture):
+    experiment, runs = runs_of(server)
+    (run,) = [run for name, run in runs.items() if name.startswith("resnet8-lmcl-")]
+    browser.open(f"{server.uri}/#/experiments/{experiment}/runs/{run.info.run_id}")
+    browser.wait_for("Logged models", "a-resnet8", "b-resnet8")
 
 
 def test_a_run_has_config_data_and_figures(server, sweep, browser, picture):

@@ -33,6 +33,8 @@ WRONG_VALUES = [
     (["data.root=3"], "data.root", ["a string"]),
     (["data.name="], "data.name", ["not empty"]),
     (["tracking.uri="], "tracking.uri", ["not empty", "or null"]),
+    (["tracking.models=1"], "tracking.models", ["true or false"]),
+    (["task=export", "task.checkpoint=x", "task.mlflow=1"], "task.mlflow", ["true or false"]),
     (["task=evaluate"], "task.checkpoint", ["needs a value"]),
     (["seed=-1"], "seed", ["an integer"]),
     (["seed=4294967296"], "seed", ["an integer"]),
