@@ -21,6 +21,7 @@ from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
 from mcl_lab.tracking.journal import RECORD, read_record
 from mcl_lab.tracking.uri import credentials
 
+LONGEST_LOGGING = 600.0  # seconds that models may take; a few for each is usual
 COLUMNS = {  # figures of result.json
     HEADLINE: "own head,\nlast epoch",
     "own_head_best_epoch": "own head,\nbest epoch",
@@ -104,14 +105,19 @@ def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
 def models_logged(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
     """How to load the networks from MLflow, to which a process of its own has brought them; or why it has not."""
     words = ["task=export", f"task.checkpoint={as_typed(str(folder))}", "task.formats=[]", "task.mlflow=true"]
-    ended = subprocess.run(
-        [sys.executable, str(CONF.parent / "run.py"), *words, "task.images=0", "task.format=json"],
-        env=os.environ | credentials(config.tracking.uri),
-        capture_output=True,
-        text=True,
-    )
-    if ended.returncode != 0:
-        reason = (ended.stderr.strip().splitlines() or ["no word"])[-1].removeprefix("mcl_lab: error: ")
+    try:
+        ended = subprocess.run(
+            [sys.executable, str(CONF.parent / "run.py"), *words, "task.images=0", "task.format=json"],
+            env=os.environ | credentials(config.tracking.uri),
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_LOGGING,
+        )
+        failed, last = ended.returncode != 0, (ended.stderr.strip().splitlines() or ["no word"])[-1]
+    except subprocess.TimeoutExpired:
+        failed, last = True, f"it took longer than {LONGEST_LOGGING:g} s"
+    if failed:
+        reason = last.removeprefix("mcl_lab: error: ")
         return [("models", f"not logged: {reason}; later: {command_line(*words)}")]
     models = json.loads(ended.stdout)["models"]
     return [(f"model of {key}", f"mlflow.pytorch.load_model({address!r})") for key, address in models.items()]
