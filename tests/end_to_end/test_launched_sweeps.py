@@ -123,8 +123,8 @@ def test_a_stopped_or_killed_launcher_loses_nothing(number, store, tmp_path, cal
     ended = end(launcher)
     if number == signal.SIGINT:
         assert ended.status == 130 and "the same command goes on" in ended.err
-        states = {run["state"] for run in ledger("mine", call).values()}
-        assert states <= {"waiting", "finished"}
+        runs = ledger("mine", call)
+        assert {run["state"] for run in runs.values()} <= {"waiting", "finished"}, runs
     else:
         assert ended.status == -signal.SIGKILL
     ended = end(start(arguments, tmp_path))
