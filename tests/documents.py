@@ -52,10 +52,7 @@ class Command(NamedTuple):
 
     def filled(self, run: str) -> str:
         """With something real for each placeholder. run: a run folder's name."""
-        text = self.text
-        for placeholder, real in PLACEHOLDERS:
-            text = re.sub(placeholder, real, text)
-        text = re.sub(r"\bruns/FOLDER\b", f"runs/{run}", text)
+        text = filled(self.text, run)
         assert not _CAPITALS.search(text), f"{self.document.name}:{self.line}: what does {text} stand for?"
         return text
 
@@ -90,6 +87,12 @@ def commands(document: Path) -> Iterator[Command]:
             yield Command(document, number, text)
 
 
+def filled(text: str, run: str) -> str:
+    for placeholder, real in PLACEHOLDERS:
+        text = re.sub(placeholder, real, text)
+    return re.sub(r"\bruns/FOLDER\b", f"runs/{run}", text)
+
+
 def parsed(text: str) -> tuple[dict[str, str], list[str], str | None]:
     """(its environment, its words, the file that takes its output) of a simple command that needs no more of a shell."""
     lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
@@ -102,6 +105,14 @@ def parsed(text: str) -> tuple[dict[str, str], list[str], str | None]:
     wild = [word for word in words if set(word) <= set("();<>|&")]
     assert not wild and not re.search(r"[$`\\]", text), f"only a shell knows what this means: {text}"
     return environment, words, file
+
+
+def is_for_slurm(command: Command) -> bool:
+    """Whether it submits, or looks at what another one has submitted."""
+    launched = [other.text for document in DOCUMENTS for other in commands(document) if "hydra/launcher=slurm" in other.text]
+    names = {name for text in launched for name in re.findall(r"\+sweeps=(\w+)", text)}
+    named = re.search(r"\btask\.sweep=(\w+)", command.text)
+    return command.text in launched or bool(named and named[1] in names)
 
 
 def _typed(block: Block) -> Iterator[Command]:
@@ -118,16 +129,9 @@ def _without_comment(line: str) -> str:
 
 
 def _outside_of_blocks(document: Path) -> list[str]:
+    """Its lines, those within fences empty."""
     lines = document.read_text(encoding="utf-8").splitlines()
     for block in blocks(document):
-        for number in range(block.line - 1, block.line + block.text.count("\n")):
-            lines[number - 1] = ""
+        for number in range(block.text.count("\n")):
+            lines[block.line - 1 + number] = ""
     return lines
-
-
-def is_for_slurm(command: Command) -> bool:
-    """Whether it submits, or looks at what another one has submitted."""
-    launched = [other.text for document in DOCUMENTS for other in commands(document) if "hydra/launcher=slurm" in other.text]
-    names = {name for text in launched for name in re.findall(r"\+sweeps=(\w+)", text)}
-    named = re.search(r"\btask\.sweep=(\w+)", command.text)
-    return command.text in launched or bool(named and named[1] in names)

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from documents import DOCUMENTS, HOUSE, blocks, commands, is_for_slurm, parsed
+from documents import DOCUMENTS, HOUSE, blocks, commands, filled, is_for_slurm, parsed
 from mlflow_server import MlflowServer, wait_until
 from PIL import Image
 from runs import RUN, fork, only_folder
@@ -342,7 +342,6 @@ def test_a_server(command, desk, tmp_path):
     ids=lambda block: f"{block.document.name}:{block.line}",
 )
 def test_a_snippet_runs(snippet, desk):
-    text = snippet.text.replace("runs/FOLDER", f"runs/{desk.finished}")
-    words = [sys.executable, "-c", text]
+    words = [sys.executable, "-c", filled(snippet.text, desk.finished)]
     done = subprocess.run(words, cwd=desk.folder, env=desk.environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
