@@ -21,6 +21,7 @@ KINDS = {
 }
 # What is said in capitals stands for something of the reader's own.
 PLACEHOLDERS = [
+    (r"\bruns/[\w.]+-\w+-s\d+-[0-9a-f]{8}\b", "runs/FOLDER"),
     (r"\b(data\.root=)FOLDER\b", r"\1images"),
     (r"\b(resume=)FOLDER\b", r"\1runs/FOLDER"),
     (r"\b(task\.sweep=)NAME\b", r"\1homogeneous"),

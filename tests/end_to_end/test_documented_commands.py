@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -39,6 +40,7 @@ EXPECTED = (  # on stderr
     r"(mcl_lab: \d+ runs read from experiment '\w+' in sqlite:\S+\n)?"
     r"(mcl_lab: figures of \d+ rows are in figures, attached to \d+ MLflow runs\n)?"
 )
+PIP = "pip install -q -c constraints.txt -e "
 BY_CI = ["python -m pytest", "python -m pytest -q -n 2 --dist loadfile", "python -m pytest -m full"]  # all tests, by .ci/run
 
 
@@ -77,14 +79,26 @@ def test_it_is_known_what_a_command_is(command):
 
 
 def test_what_is_installed_is_what_ci_installs():
+    """In a new environment, by README's line for the tests."""
     script = (HOUSE / ".ci" / "run").read_text()
-    for command in (command for command in COMMANDS if command.kind == "install"):
-        if command.text.startswith("sudo apt-get "):
+    texts = [command.text for command in COMMANDS if command.kind == "install"]
+    assert "'/^## Tests/,/^```$/p' README.md" in script and f".venv/bin/{PIP}'.[test]'" in texts
+    extras = {"": set(), **requirements()}
+    for text in texts:
+        if text.startswith("sudo apt-get "):
             assert "apt-get install -qy --no-install-recommends" in script and "cluster.py packages" in script
-        elif command.document.name == "README.md" and not in_a_sentence(command):
-            assert "'/^## Tests/,/^```$/p' README.md" in script  # one line, whatever it says
+        elif PIP in text:
+            extra = re.fullmatch(r"\.|'\.\[(\w+)\]'", text.partition(PIP)[2])[1]
+            assert extras[extra or ""] <= extras["test"]
         else:
-            assert "psycopg2" in command.text  # for a PostgreSQL that is not here
+            assert text in ("python3 -m venv .venv", "pip install psycopg2-binary")  # that for a PostgreSQL, not had here
+
+
+def requirements() -> dict[str, set[str]]:
+    """What each extra installs."""
+    config = ConfigParser()
+    config.read(HOUSE / "setup.cfg", encoding="utf-8")
+    return {name: set(lines.split("\n")) - {""} for name, lines in config["options.extras_require"].items()}
 
 
 def test_ci_runs_all_the_tests_that_it_can():
@@ -192,11 +206,17 @@ class Desk:
         folder = folder or self.folder
         return subprocess.run(["bash", "-c", text], cwd=folder, env=self.environment, capture_output=True, text=True)
 
-    def launch(self, name: str) -> None:
-        """The sweep of that name, by the documents' own command, unless it is there."""
-        if not (self.folder / "runs" / "sweeps" / name / "ledger.json").exists():
-            (command, *_) = [command for command in COMMANDS if f"+sweeps={name} " in command.text]
-            self.run(command.text, *smaller(command, self))
+    def prepare(self, text: str) -> None:
+        """What it needs besides, by the documents' own commands: a sweep, what a task has made of the finished run."""
+        for name in re.findall(r"\btask\.sweep=(\w+)", text):
+            self.make(f"runs/sweeps/{name}/ledger.json", f"+sweeps={name} ")
+        for task in re.findall(rf"\bruns/{self.finished}/(\w+)/", text):
+            self.make(f"runs/{self.finished}/{task}", f"task={task} ")
+
+    def make(self, path: str, words: str) -> None:
+        if not (self.folder / path).exists():
+            (command, *_) = [command for command in COMMANDS if words in command.text]
+            self.run(command.filled(self.finished), *smaller(command, self.finished))
 
 
 def main_in_folder(folder, environment, words, out, err) -> None:
@@ -226,14 +246,15 @@ def desk(own_network, empty_store, tmp_path_factory):
             path.mkdir(parents=True)
             for image in range(2):
                 Image.fromarray(pixels.integers(256, size=(12, 12, 3), dtype=np.uint8)).save(path / f"{image}.png")
-    desk.run("python run.py pair=resnet32", "data=digits", "data.name=cifar100", *SMALL)
+    desk.run("python run.py experiment=quickstart", *SMALL)
     desk.finished = only_folder(folder).name
+    desk.run("python run.py pair=resnet32 loss=baseline", "data=digits", "data.name=cifar100", *SMALL)
     return desk
 
 
-def smaller(command, desk) -> list[str]:
+def smaller(command, finished) -> list[str]:
     """What makes a command of run.py small, and nothing else of it different."""
-    words = parsed(command.filled(desk.finished))[1][2:]
+    words = parsed(command.filled(finished))[1][2:]
     flags = run.parse(words)
     if flags.help or flags.cfg:
         return []
@@ -261,11 +282,10 @@ def smaller(command, desk) -> list[str]:
 @of_kind("run")
 def test_run(command, desk, monkeypatch):
     text = command.filled(desk.finished)
-    if named := re.search(r"\btask\.sweep=(\w+)", text):
-        desk.launch(named[1])
+    desk.prepare(text)
     monkeypatch.chdir(desk.folder)
     before = set(desk.folder.glob("runs/*/result.json"))
-    added = smaller(command, desk)
+    added = smaller(command, desk.finished)
     desk.run(text, *added)
     trains = "trainer=debug" in added
     assert len(set(desk.folder.glob("runs/*/result.json")) - before) == (number_of_runs(text, added) if trains else 0)
@@ -342,6 +362,8 @@ def test_a_server(command, desk, tmp_path):
     ids=lambda block: f"{block.document.name}:{block.line}",
 )
 def test_a_snippet_runs(snippet, desk):
-    words = [sys.executable, "-c", filled(snippet.text, desk.finished)]
+    text = filled(snippet.text, desk.finished)
+    desk.prepare(text)
+    words = [sys.executable, "-c", text]
     done = subprocess.run(words, cwd=desk.folder, env=desk.environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
