@@ -46,6 +46,7 @@ class Command(NamedTuple):
     line: int
     text: str  # one simple command, without its comment; `> FILE` may follow
     said: str = ""  # what the document shows of its output
+    beside: tuple[str, ...] = ()  # the settings that its comment proposes
 
     @property
     def kind(self) -> str | None:
@@ -61,16 +62,20 @@ class Command(NamedTuple):
         return f"{self.document.name}:{self.line}: {self.text}"
 
 
+def text_of(document: Path) -> str:
+    return document.read_text(encoding="utf-8")
+
+
 def blocks(document: Path) -> Iterator[Block]:
-    lines = iter(enumerate(document.read_text(encoding="utf-8").splitlines(), 1))
+    lines = iter(enumerate(text_of(document).splitlines(), 1))
     for number, line in lines:
-        if fence := re.fullmatch(r"( *)(`{3,}|~{3,})(\S*) *", line):
-            indent, marks, language = fence.groups()
+        if fence := re.fullmatch(r"([ \d.*+-]*)(`{3,}|~{3,})(\S*) *", line):
+            before, marks, language = fence.groups()
             inside = []
             for _, inner in lines:
                 if re.fullmatch(rf" *{marks} *", inner):
                     break
-                inside.append(inner.removeprefix(indent))
+                inside.append(inner.removeprefix(" " * len(before)))
             yield Block(document, number + 1, language, "".join(f"{line}\n" for line in inside))
 
 
@@ -95,7 +100,7 @@ def filled(text: str, run: str) -> str:
 
 
 def parsed(text: str) -> tuple[dict[str, str], list[str], str | None]:
-    """(its environment, its words, the file that takes its output) of a simple command that needs no more of a shell."""
+    """(environment, words, the file that takes the output) of a simple command that needs no more of a shell."""
     lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
     lexer.whitespace_split, lexer.commenters = True, ""
     words, environment, file = list(lexer), {}, None
@@ -108,21 +113,16 @@ def parsed(text: str) -> tuple[dict[str, str], list[str], str | None]:
     return environment, words, file
 
 
-def is_for_slurm(command: Command) -> bool:
-    """Whether it submits, or looks at what another one has submitted."""
-    launched = [other.text for document in DOCUMENTS for other in commands(document) if "hydra/launcher=slurm" in other.text]
-    names = {name for text in launched for name in re.findall(r"\+sweeps=(\w+)", text)}
-    named = re.search(r"\btask\.sweep=(\w+)", command.text)
-    return command.text in launched or bool(named and named[1] in names)
-
-
 def _typed(block: Block) -> Iterator[Command]:
     lines = enumerate(block.text.splitlines(), block.line)
     for number, line in lines:
-        line = _without_comment(line)
-        while line.endswith("\\"):
-            line = f"{line[:-1].rstrip()} {_without_comment(next(lines)[1]).strip()}"
-        yield from (Command(block.document, number, text) for text in re.split(r" *&& *", line.strip()) if text)
+        text = _without_comment(line)
+        beside = re.findall(r"(?<![\w./])[a-z]\w*(?:\.[a-z]\w*)+=\w+", line[len(text) :])
+        while text.endswith("\\"):
+            text = f"{text[:-1].rstrip()} {_without_comment(next(lines)[1]).strip()}"
+        for simple in re.split(r" *&& *", text.strip()):
+            if simple:
+                yield Command(block.document, number, simple, beside=tuple(beside))
 
 
 def _without_comment(line: str) -> str:
@@ -131,8 +131,19 @@ def _without_comment(line: str) -> str:
 
 def _outside_of_blocks(document: Path) -> list[str]:
     """Its lines, those within fences empty."""
-    lines = document.read_text(encoding="utf-8").splitlines()
+    lines = text_of(document).splitlines()
     for block in blocks(document):
         for number in range(block.text.count("\n")):
             lines[block.line - 1 + number] = ""
     return lines
+
+
+COMMANDS = [command for document in DOCUMENTS for command in commands(document)]
+_SUBMITTED = [command.text for command in COMMANDS if "hydra/launcher=slurm" in command.text]
+
+
+def is_for_slurm(command: Command) -> bool:
+    """Whether it submits, or looks at what another one has submitted."""
+    names = {name for text in _SUBMITTED for name in re.findall(r"\+sweeps=(\w+)", text)}
+    named = re.search(r"\btask\.sweep=(\w+)", command.text)
+    return command.text in _SUBMITTED or bool(named and named[1] in names)

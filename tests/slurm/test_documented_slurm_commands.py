@@ -10,10 +10,9 @@ import sys
 import pytest
 from cluster import Cluster, why_not
 from desk import Desk
-from documents import DOCUMENTS, HOUSE, commands, is_for_slurm, parsed
+from documents import COMMANDS, HOUSE, is_for_slurm, parsed
 
 pytestmark = pytest.mark.full
-COMMANDS = [command for document in DOCUMENTS for command in commands(document)]
 SMALL = ["data=digits", "data.images.size=8", "data.batch_size=20", "trainer.max_steps=2", "tracking=none"]
 HELD = ["hydra.launcher.sbatch=[--hold]"]  # submitted, and never started
 
