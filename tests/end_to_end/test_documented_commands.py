@@ -316,7 +316,9 @@ def smaller(command, finished) -> list[str]:
         added.append(f"seed={command.line}")  # so that it is no other command's run
     if any(word == "-m" or word.startswith("+sweeps=") for word in words):
         added += ["hydra.launcher.jobs=2", "trainer.max_steps=1"]
-        if not any(word.startswith("pair=") for word in words):
+        if any(word.startswith("pair=") for word in words):
+            added.append("tracking=none")  # more runs than the other sweeps have, whose senders take longer than they
+        else:
             added.append("pair=resnet8")
     return added
 
