@@ -4,21 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+from documents import DOCUMENTS, HOUSE, text_of
 
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.document import COMMAND, document
 
-HOUSE = Path(__file__).resolve().parents[1]
-DOCUMENTS = [*sorted((HOUSE / "docs").glob("*.md")), HOUSE / "README.md", HOUSE / "CONTRIBUTING.md"]
 SECTIONS = "|".join(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "network"))
 
 
 def each(documents):
     return pytest.mark.parametrize("document", documents, ids=[path.name for path in documents])
-
-
-def text_of(document: Path) -> str:
-    return document.read_text(encoding="utf-8")
 
 
 def anchors(document: Path) -> set[str]:
