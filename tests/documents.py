@@ -15,7 +15,7 @@ KINDS = {
     "pytest": r"(\.venv/bin/)?python -m pytest\b",
     "module": r"python -m mcl_lab\.",
     "cluster": r"python tests/slurm/cluster\.py ",
-    "server": r"mlflow server ",
+    "server": r"mlflow (server|ui) ",
     # They change the machine, or take the net: .ci/run does what they say, from README's own line, before any test.
     "install": r"python3 -m venv |\.venv/bin/pip install |pip install |sudo apt-get install ",
 }
