@@ -3,7 +3,8 @@
 python run.py experiment=quickstart              one run
 python run.py pair=resnet20,resnet32 -m          several: a sweep
 python run.py +sweeps=homogeneous seed=0,1,2     a sweep that sweeps/ names
-python run.py --cfg job | --help | --info        Hydra's answers about the config
+python run.py --help                             what can be chosen
+python run.py --cfg job | --info                 Hydra's answers about the config
 """
 
 import argparse
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mcl_lab.config.check import check, check_hydra
 from mcl_lab.config.compose import CONF, compose
+from mcl_lab.config.help import help_text
 from mcl_lab.config.several import compose_several
 from mcl_lab.config.stored import resumed
 from mcl_lab.config.sweeps import as_typed, expand, split_names
@@ -44,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = parse(argv)
         overrides = search_path(flags) + flags.overrides
         several = flags.multirun or split_names(overrides)[0]
-        if flags.cfg or flags.info or flags.help or flags.hydra_help or flags.shell_completion:
+        if flags.help:
+            print(help_text([Path(flags.config_dir)] if flags.config_dir else []))
+        elif flags.cfg or flags.info or flags.hydra_help or flags.shell_completion:
             if split_names(overrides)[0]:
                 raise InputError("sweeps", "names several runs; --cfg and its like are about one, leave it out")
             if not flags.shell_completion:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mcl_lab.config import schema
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, plain, resolve, unresolved
-from mcl_lab.config.targets import Signature, check_target, signature_of
+from mcl_lab.config.targets import PLUGINS_VARIABLE, Signature, check_target, plugins, signature_of
 from mcl_lab.config.values import check_value
 from mcl_lab.errors import InputError
 
@@ -22,13 +22,6 @@ SEE_ALL = "see all settings with: python run.py --cfg job"
 SWEEPER_UNUSED = "is not used: list the values on the command line, or in a sweep file"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a lone surrogate stands for a byte that is no UTF-8
 _ENVIRONMENT_ALLOWED = re.compile(r"tracking\..*|data\.root")
-_SECTIONS = {
-    "trainer": schema.Trainer,
-    "tracking": schema.Tracking,
-    "data": schema.Data,
-    "pair": schema.Pair,
-    "loss": schema.Loss,
-}
 _SWEEP_DEFAULT = {"dir": "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}", "subdir": "${hydra.job.num}"}  # Hydra's
 _NODE_KEYS = {"_args_", "_partial_", "_recursive_", "_convert_"}  # Hydra's, which would get around the signatures
 
@@ -53,6 +46,23 @@ def check(config: DictConfig) -> None:
         _check_scalars({"hydra.run.dir": folder})
 
 
+def check_network(key: str, node: object) -> None:
+    """As `check`, for the node of a network that stands by itself, and that somebody else may have written: nothing in it
+    may be evaluated, and nothing called that makes no network. `key`: where it stands. Raises InputError."""
+    if not isinstance(node, dict):
+        raise InputError(key, "must be a mapping")
+    for name, value in leaves(node):
+        if "${" in f"{name} {value}":
+            raise InputError(f"{key}.{name}", "holds an interpolation, which is not allowed here")
+    _check_scalars({key: node})
+    for place, target in _nodes(node, key):
+        check_target(place, target["_target_"])
+    target = str(node.get("_target_", ""))
+    if not target.startswith("mcl_lab.networks.") and target.split(".")[0] not in plugins():
+        raise InputError(f"{key}._target_", f"{target or 'nothing'} is no network of mcl_lab or of {PLUGINS_VARIABLE}")
+    _check_network(key, node)
+
+
 def check_hydra(config: DictConfig) -> None:
     """Raise InputError for what Hydra must not do, or would do in our place."""
     if "hydra" not in config:
@@ -75,14 +85,14 @@ def check_hydra(config: DictConfig) -> None:
 
 def _check_keys(tree: dict) -> None:
     _check_names("", tree, schema.Config)
-    for section, fields in _SECTIONS.items():
+    for section, fields in schema.SECTIONS.items():
         if isinstance(tree[section], dict):
             _check_names(section, tree[section], fields, open_ended=section == "loss")
 
 
 def _check_structure(tree: dict) -> None:
     _check_fields("", tree, schema.Config)
-    for section, fields in _SECTIONS.items():
+    for section, fields in schema.SECTIONS.items():
         _check_fields(section, tree[section], fields)
     if tree["config_version"] > schema.CONFIG_VERSION:
         raise InputError(
@@ -112,9 +122,13 @@ def _check_peers(pair: dict) -> None:
         key = f"pair.peers.{name}"
         if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
             raise InputError(key, "a peer's name must be a letter followed by letters, digits and _")
-        _check_names(key, node, schema.Network, open_ended=True)
-        head = _check_fields(key, node, schema.Network)
-        _check_node(key, node, schema.SUPPLIED["pair.peers.*"], head)
+        _check_network(key, node)
+
+
+def _check_network(key: str, node: dict) -> None:
+    _check_names(key, node, schema.Network, open_ended=True)
+    head = _check_fields(key, node, schema.Network)
+    _check_node(key, node, schema.SUPPLIED["pair.peers.*"], head)
 
 
 def _check_loss(loss: dict, peers: int) -> None:

@@ -42,7 +42,7 @@ def run_name(config: DictConfig) -> str:
     """`<pair>-<loss>-s<seed>-<first 8 digits of the key>`, fit to be a folder's name."""
     tree = plain(config)
     key = _hash(_key_config(tree))
-    return f"{_pair_name(tree)}-{_file_name(tree['loss']['name'])}-s{tree['seed']}-{key[:8]}"
+    return f"{_pair_name(tree)}-{file_name(tree['loss']['name'])}-s{tree['seed']}-{key[:8]}"
 
 
 def pair_name(config: DictConfig) -> str:
@@ -56,6 +56,11 @@ def pair_name(config: DictConfig) -> str:
 def pair_kind(config: DictConfig) -> str:
     """`single`, `homogeneous` (the same network with the same arguments throughout) or `heterogeneous`."""
     return _kind(_peers(plain(config)))
+
+
+def file_name(name: str) -> str:
+    """A name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", str(name)).strip("-.")[:40] or "unnamed"
 
 
 def differences(ours: Mapping, theirs: Mapping) -> list[str]:
@@ -98,7 +103,7 @@ def _key_config(tree: dict) -> dict:
 
 def _pair_name(tree: dict) -> str:
     peers = _peers(tree)
-    names = [_file_name(node["name"]) for node in peers]
+    names = [file_name(node["name"]) for node in peers]
     if len(names) == 1:
         return f"single-{names[0]}"
     if _kind(peers) == "homogeneous":
@@ -137,7 +142,3 @@ def _canonical(tree: object) -> object:
     if isinstance(tree, float) and tree.is_integer():
         return int(tree)
     return tree
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._]+", "-", str(name)).strip("-.")[:40] or "unnamed"

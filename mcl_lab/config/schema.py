@@ -77,7 +77,10 @@ class Tracking:
     uri: Annotated[str, "not empty"] | None
     experiment: Annotated[str, "not empty"]
     wait: Annotated[float, ">= 0"]
+    models: bool = False
 
+
+SECTIONS = {"trainer": Trainer, "tracking": Tracking, "data": Data, "pair": Pair, "loss": Loss}
 
 # Arguments that the program hands to a class itself, by the place of its node: a config must not hold them.
 SUPPLIED = {

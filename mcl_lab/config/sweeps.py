@@ -55,9 +55,10 @@ def expand(names: Sequence[str], overrides: Sequence[str], config_dir: Path | No
 
 
 def sweep_files(folders: Sequence[Path] = ()) -> dict[str, Path]:
-    """All sweep files by name, those of the project and of `folders`/sweeps."""
-    found = [path for folder in [SWEEPS, *(folder / "sweeps" for folder in folders)] for path in folder.glob("*.yaml")]
-    return {path.stem: path for path in sorted(found)}
+    """All sweep files by name, those of the project and of `folders`/sweeps; of one name the first, as of options."""
+    places = [SWEEPS, *(folder / "sweeps" for folder in folders)]
+    found = [path for folder in reversed(places) for path in sorted(folder.glob("*.yaml"))]
+    return {path.stem: path for path in found}
 
 
 def _rows(name: str, folders: Sequence[Path], within: tuple[str, ...] = ()) -> list[dict]:

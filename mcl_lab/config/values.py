@@ -42,8 +42,7 @@ def check_value(key: str, value: object, annotation: ast.expr | str | None, with
         annotation = _parsed(annotation)
     if annotation is None or accepts(value, annotation) and _in_range(value, within):
         return
-    wanted = describe(annotation) + (f" {_range_words(within)}" if within else "")
-    raise InputError(key, f"must be {wanted}, not {_shown(value)}")
+    raise InputError(key, f"must be {describe(annotation, within)}, not {_shown(value)}")
 
 
 def accepts(value: object, annotation: ast.expr) -> bool:
@@ -60,8 +59,10 @@ def accepts(value: object, annotation: ast.expr) -> bool:
     return _accepts_name(value, _last_name(annotation))
 
 
-def describe(annotation: ast.expr) -> str:
-    """An annotation in words: `an integer >= 1 or null`."""
+def describe(annotation: ast.expr, within: str | None = None) -> str:
+    """An annotation in words: `an integer >= 1 or null`; `within`: a range that it does not carry itself."""
+    if within:
+        return f"{describe(annotation)} {_range_words(within)}"
     match annotation:
         case ast.Constant(value=None):
             return "null"

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from mcl_lab.meta.closed_forms import ClosedForms
+
 Loss = Callable[[dict[str, Tensor]], Tensor]
 
 
@@ -54,11 +56,9 @@ def hypergradient(
     for step in reversed(range(len(losses))):
         by_buffer = momentum * by_buffer - lr * by_theta
         asked = list(meta_params) if step < inner_steps else []
-        if step > 0:
-            through_theta, *through_meta = _second_derivatives(losses[step], visited[step], by_buffer, asked)
-            by_theta = by_theta + weight_decay * by_buffer + through_theta
-        else:  # nobody asks for the derivative by the values that the steps started from
-            through_meta = _mixed_derivatives(losses[step], visited[step], by_buffer, asked)
+        # nobody asks for the derivative by the values that the steps started from
+        through_theta, through_meta = _along(losses[step], visited[step], by_buffer, asked, by_theta=step > 0)
+        by_theta = by_theta + weight_decay * by_buffer + through_theta
         if asked:
             by_meta = [total + part for total, part in zip(by_meta, through_meta, strict=True)]
     return by_meta
@@ -80,34 +80,42 @@ def _gradient(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
     return _derivatives(loss(theta), [theta])[0]
 
 
-def _second_derivatives(
-    loss: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor, meta_params: list[Tensor]
-) -> tuple[Tensor, ...]:
-    """Gradients of (grad loss . direction) by theta and by each of `meta_params`, by double backward."""
+def _along(
+    loss: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor, meta_params: list[Tensor], *, by_theta: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients of (grad loss . direction) by theta, zeros unless `by_theta`, and by each of `meta_params`.
+
+    As second derivatives are symmetric, these are the derivatives along the direction of the loss's own gradients: forward
+    mode over reverse mode, which keeps the graph of the loss alone and not that of its gradient. Without `by_theta` reverse
+    mode has only what lies between `meta_params` and the loss to go back through.
+    """
+    try:
+        return _forward_over_reverse(loss, theta, direction, meta_params, by_theta=by_theta)
+    except NotImplementedError:  # an operation of somebody's network has no forward mode
+        return _reverse_over_reverse(loss, theta, direction, meta_params, by_theta=by_theta)
+
+
+def _forward_over_reverse(loss, theta, direction, meta_params, *, by_theta):
+    with warnings.catch_warnings(), forward_ad.dual_level(), ClosedForms():
+        warnings.filterwarnings("ignore", "`torch.jit")  # PyTorch's own forward mode still uses it
+        theta = forward_ad.make_dual(theta.detach().requires_grad_(by_theta), direction)
+        asked = [theta] * by_theta + meta_params
+        gradients = _derivatives(loss(theta), asked) if asked else []
+        tangents = [forward_ad.unpack_dual(gradient).tangent for gradient in gradients]
+    along = [torch.zeros_like(of) if by is None else by for by, of in zip(tangents, asked, strict=True)]
+    return along[0] if by_theta else torch.zeros_like(direction), along[by_theta:]
+
+
+def _reverse_over_reverse(loss, theta, direction, meta_params, *, by_theta):
     theta = theta.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(theta), theta, create_graph=True, materialize_grads=True)
-    return _derivatives(gradient, [theta, *meta_params], direction)
+    by, *by_meta = _derivatives(gradient, [theta, *meta_params], direction)
+    return by if by_theta else torch.zeros_like(by), by_meta
 
 
-def _mixed_derivatives(
-    loss: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor, meta_params: list[Tensor]
-) -> tuple[Tensor, ...]:
-    """Gradients of (grad loss . direction) by each of `meta_params`.
-
-    The product is the loss's derivative along the direction, which forward mode carries through the network without
-    a graph; reverse mode then has only what lies between `meta_params` and the loss to go back through.
-    """
-    if not meta_params:
-        return ()
-    with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.filterwarnings("ignore", "`torch.jit")  # PyTorch's own forward mode still uses it
-        along = forward_ad.unpack_dual(loss(forward_ad.make_dual(theta, direction))).tangent
-        return _derivatives(along, meta_params)
-
-
-def _derivatives(value: Tensor | None, by: Sequence[Tensor], direction: Tensor | None = None) -> tuple[Tensor, ...]:
+def _derivatives(value: Tensor, by: Sequence[Tensor], direction: Tensor | None = None) -> tuple[Tensor, ...]:
     """Gradients of (value . direction), zeros by what it does not depend on; autograd refuses a value that depends on
     nothing, as the gradient of a linear loss does."""
-    if value is None or not value.requires_grad:
+    if not value.requires_grad:
         return tuple(torch.zeros_like(variable) for variable in by)
     return torch.autograd.grad(value, by, grad_outputs=direction, materialize_grads=True)

@@ -58,7 +58,7 @@ class _Residual(nn.Module):
             self.shortcut = nn.Sequential(*_projection(channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.relu(self.residual(x) + self.shortcut(x), inplace=True)
+        return nn.functional.relu(self.residual(x).add_(self.shortcut(x)), inplace=True)  # in place: less memory traffic
 
 
 def _basic(channels: int, planes: int, stride: int) -> nn.Module:

@@ -55,7 +55,7 @@ class _PreActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         activated = self.activation(x)
         shortcut = x if self.shortcut is None else self.shortcut(activated)
-        return shortcut + self.residual(activated)
+        return self.residual(activated).add_(shortcut)
 
 
 def _activation(channels: int) -> nn.Module:

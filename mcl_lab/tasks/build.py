@@ -23,6 +23,9 @@ from mcl_lab.losses.objective import Objective
 from mcl_lab.losses.term import LossInput
 from mcl_lab.networks.cohort import Cohort
 from mcl_lab.networks.staged import StagedNetwork
+from mcl_lab.training.memory import keep_freed_memory
+
+FUSED = {f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")}  # that update all parameters by a kernel or a few
 
 
 def create(key: str, node: DictConfig, **offered):
@@ -64,6 +67,8 @@ def use_device(trainer: DictConfig) -> torch.device:
         torch.cuda.set_device(device)  # whose stream events and copies are then on
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
+    if device.type == "cpu":
+        keep_freed_memory()
     if trainer.precision == "tf32" and device.type == "cpu":
         raise InputError("trainer.precision", "tf32 needs a CUDA device; use float32 or bf16")
     torch.backends.cudnn.allow_tf32 = trainer.precision == "tf32"  # of convolutions; losses stay float32
@@ -218,7 +223,9 @@ def build_network(node: DictConfig, key: str, num_classes: int) -> nn.Module:
 
 def build_optimizer(config: DictConfig, params: Iterable[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
     """An optimizer of `params` with its schedule."""
-    optimizer = create("optimizer", config.optimizer, params=list(params))
+    chosen = {"foreach", "fused", "differentiable"} & set(config.optimizer)
+    fused = {} if chosen or config.optimizer._target_ not in FUSED else {"fused": True}
+    optimizer = create("optimizer", config.optimizer, params=list(params), **fused)
     if isinstance(optimizer, torch.optim.LBFGS):
         raise InputError(
             "optimizer._target_", "LBFGS evaluates the loss several times a step, which the trainer does not"
@@ -229,6 +236,28 @@ def build_optimizer(config: DictConfig, params: Iterable[nn.Parameter]) -> tuple
             "schedule._target_", "ReduceLROnPlateau goes by a figure; the schedule is a function of the epoch"
         )
     return optimizer, schedule
+
+
+class Updates(NamedTuple):
+    """What changes the learners. `parts`: optimizers and schedules by name, all that has a state."""
+
+    optimizer: Optimizer
+    schedules: list[LRScheduler]
+    meta_event: object | None  # trains the weight network; None when the loss leaves it as it is
+    parts: dict[str, object]
+
+
+def build_updates(config: DictConfig, learners: Learners) -> Updates:
+    """Optimizers with their schedules, one for what the loss trains, one for the weight network, and the meta event."""
+    trained = [*learners.cohort.parameters(), *learners.objective.parameters()]
+    optimizer, schedule = build_optimizer(config, trained)
+    parts, schedules, meta_event = {"optimizer": optimizer, "schedule": schedule}, [schedule], None
+    if learners.weight_network is not None:
+        weight_optimizer, weight_schedule = build_optimizer(config, learners.weight_network.parameters())
+        parts |= {"weight_optimizer": weight_optimizer, "weight_schedule": weight_schedule}
+        schedules.append(weight_schedule)
+        meta_event = build_meta_event(config, learners, weight_optimizer)
+    return Updates(optimizer, schedules, meta_event, parts)
 
 
 def build_meta_event(config: DictConfig, learners: Learners, optimizer: Optimizer):

@@ -16,7 +16,8 @@ from mcl_lab.tasks.folders import SWEEPS, sweep_folder
 from mcl_lab.tasks.screen import say
 from mcl_lab.tracking.delivery import NOT_INSTALLED
 from mcl_lab.tracking.files import read_json
-from mcl_lab.tracking.recorded import SWEEP_TAG, RecordedRun, RunFolders, StoreUnavailable
+from mcl_lab.tracking.journal import SWEEP_TAG
+from mcl_lab.tracking.recorded import RecordedRun, RunFolders, StoreUnavailable
 
 if TYPE_CHECKING:
     from mcl_lab.tracking.mlflow_reader import MlflowRuns
@@ -41,8 +42,12 @@ def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRun
         say(f"not from MLflow: {reason}")
     if not os.path.isdir(folder):
         raise InputError("task.runs", f"there is no folder {folder}; name the folder of the run folders")
-    folders = RunFolders(folder)
-    return folders, _described(folders.runs())
+    return RunFolders(folder), read_folders(folder)
+
+
+def read_folders(folder: Path) -> list[Run]:
+    """The runs of all run folders below `folder`."""
+    return _described(RunFolders(folder).runs())
 
 
 def _store(config: DictConfig) -> "MlflowRuns":

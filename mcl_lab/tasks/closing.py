@@ -1,9 +1,11 @@
 """The end of a run on the screen: the result, what it compares with, where everything is, and what comes next."""
 
+import json
 import os
 import shlex
 import shutil
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from mcl_lab.results.runs import HEADLINE, baseline_accuracies, read_result, rea
 from mcl_lab.tasks.screen import table
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
 from mcl_lab.tracking.journal import RECORD, read_record
+from mcl_lab.tracking.uri import credentials
 
+LONGEST_LOGGING = 600.0  # seconds that models may take; a few for each is usual
 COLUMNS = {  # figures of result.json
     HEADLINE: "own head,\nlast epoch",
     "own_head_best_epoch": "own head,\nbest epoch",
@@ -39,7 +43,11 @@ def show_result(config: DictConfig, folder: Path, console: Console) -> None:
         missing = {key: peer["network"] for key, peer in result["peers"].items() if not baselines[key]}
         commands = {baseline_command(config, key, network): network for key, network in missing.items()}
         lines += [(f"baseline of {network}", command) for command, network in commands.items() if command]
-    lines += recording(config, folder)
+    recorded = recording(config, folder)
+    lines += recorded
+    if config.tracking.get("models") and recorded and recorded[0][0] == "MLflow UI":  # older configs have no such key
+        lines += models_logged(config, folder)
+    lines.append(("take home", command_line("task=export", f"task.checkpoint={as_typed(str(folder))}")))
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         console.print(f"{name:<{width}}  {text}", soft_wrap=True)
@@ -92,6 +100,27 @@ def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
             ("then open", f"http://127.0.0.1:5000/{address}"),
         ]
     return [("MLflow UI", f"{command.rstrip('/')}/{address}")]
+
+
+def models_logged(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
+    """How to load the networks from MLflow, to which a process of its own has brought them; or why it has not."""
+    words = ["task=export", f"task.checkpoint={as_typed(str(folder))}", "task.formats=[]", "task.mlflow=true"]
+    try:
+        ended = subprocess.run(
+            [sys.executable, str(CONF.parent / "run.py"), *words, "task.images=0", "task.format=json"],
+            env=os.environ | credentials(config.tracking.uri),
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_LOGGING,
+        )
+        failed, last = ended.returncode != 0, (ended.stderr.strip().splitlines() or ["no word"])[-1]
+    except subprocess.TimeoutExpired:
+        failed, last = True, f"it took longer than {LONGEST_LOGGING:g} s"
+    if failed:
+        reason = last.removeprefix("mcl_lab: error: ")
+        return [("models", f"not logged: {reason}; later: {command_line(*words)}")]
+    models = json.loads(ended.stdout)["models"]
+    return [(f"model of {key}", f"mlflow.pytorch.load_model({address!r})") for key, address in models.items()]
 
 
 def command_line(*arguments: str) -> str:

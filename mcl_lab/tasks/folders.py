@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -15,7 +16,7 @@ SWEEPS = "sweeps"  # the folder of sweep folders, beside the run folders
 
 OWN = frozenset(
     {FILE_NAME, "record.json", "metrics.jsonl", "status.json", "result.json", "checkpoints", "run.log", "run.lock"}
-    | {"delivery.json", "sender.log", "sender.lock", "mlflow.lock"}
+    | {"delivery.json", "sender.log", "sender.lock", "mlflow.lock", "export", "features"}
 )
 _CHANGES = re.compile(r"changes(-[0-9a-f]{8})?\.diff")
 
@@ -35,7 +36,8 @@ def foreign(folder: Path) -> list[str]:
 def is_untrained(folder: Path) -> bool:
     """Whether the run left nothing that took time to make."""
     epochs = folder / "metrics.jsonl"
-    made = [*(folder / "checkpoints").glob("*.pt"), *folder.glob("result.json")]
+    patterns = ("checkpoints/*.pt", "result.json", "export/*", "features/*")
+    made = [path for pattern in patterns for path in folder.glob(pattern)]
     return not made and not (epochs.exists() and epochs.stat().st_size)
 
 
@@ -64,6 +66,34 @@ def refuse_other_run(config: DictConfig, folder: Path) -> None:
     if run_key(stored) != run_key(config):
         changed = "; ".join(differences(key_config(stored), key_config(config)))
         raise InputError("hydra.run.dir", f"{folder} belongs to a run of another config: {changed}")
+
+
+def output_folder(run: Path, name: str, named: str | None, files: Collection[str]) -> Path:
+    """Where a task puts the files that it makes of a run: the folder `named`, else the subfolder `name` of the run's.
+
+    In the run folder the files take the place of earlier ones, elsewhere of nothing. Nothing is made yet.
+    Raises InputError("task.folder") when they cannot be put there.
+    """
+    folder = run / name if named is None else Path(named)
+    if os.path.lexists(folder) and (not os.path.isdir(folder) or named is None and folder.is_symlink()):
+        raise InputError("task.folder", f"{folder} is there and is no folder; name another")
+    there = [file for file in files if os.path.lexists(folder / file)]
+    if there and named is not None:
+        raise InputError("task.folder", f"{folder} has a file {there[0]} already; delete it, or name another folder")
+    return folder
+
+
+def write_outputs(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files into a folder, which is made when missing, each of them whole or not at all.
+
+    Raises InputError("task.folder") when the folder cannot be made, and OSError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("task.folder", f"cannot make the folder {folder}: {error.strerror}") from error
+    for name, content in contents.items():
+        write_atomically(folder / name, content, shared=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -32,7 +32,17 @@ from mcl_lab.tasks.folders import make_folder, refuse_other_run, sweep_folder, w
 from mcl_lab.tasks.screen import screen
 from mcl_lab.tasks.slurm_job import SlurmJob
 from mcl_lab.tasks.standings import ledger_of, run_of
-from mcl_lab.tasks.sweep_record import RUN, SweepRecord, adopt, is_launching, launching, outcome, settle, states_in
+from mcl_lab.tasks.sweep_record import (
+    RUN,
+    SweepRecord,
+    adopt,
+    conclude,
+    is_launching,
+    launching,
+    outcome,
+    settle,
+    states_in,
+)
 from mcl_lab.tasks.sweep_screen import SweepScreen, follow, named, show_submission, show_sweep
 from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
@@ -138,7 +148,7 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
             raise
         standings = ledger.standings(runs)
         state, message = outcome(sweep.name, states_in(standings))
-        record.journal.status(state, message)
+        conclude(record.journal, state, message)
         if adoption:
             with suppress(subprocess.TimeoutExpired):
                 adoption.wait(sweep.tracking.wait)

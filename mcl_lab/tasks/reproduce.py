@@ -28,8 +28,7 @@ from mcl_lab.tasks.screen import say, screen, table
 from mcl_lab.tasks.train import bring_to_end, prepare
 from mcl_lab.tracking.fetched import NotFetched, fetch
 from mcl_lab.tracking.files import read_json
-from mcl_lab.tracking.journal import is_finished, read_record, read_status
-from mcl_lab.tracking.recorded import KIND_TAG
+from mcl_lab.tracking.journal import KIND_TAG, is_finished, read_record, read_status
 from mcl_lab.training.checkpoints import read
 
 REPRODUCED = "reproduced"  # the folder of reproductions, beside the run folders

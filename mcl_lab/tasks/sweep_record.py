@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mcl_lab.config.compose import CONF
@@ -13,11 +13,11 @@ from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import RunFailed
 from mcl_lab.launch.ledger import FILE_NAME as LEDGER
 from mcl_lab.launch.ledger import GOING_ON, Run, Standing, State
+from mcl_lab.tasks.sweep_table import write_table
 from mcl_lab.tracking.delivery import is_delivered, read_delivery, wait_delivered
 from mcl_lab.tracking.files import exclusive, read_json, write_json
-from mcl_lab.tracking.journal import RECORD, Journal, is_finished, read_record, read_status
+from mcl_lab.tracking.journal import KIND_TAG, RECORD, Journal, is_finished, read_record, read_status
 from mcl_lab.tracking.processes import is_alive, this_host
-from mcl_lab.tracking.recorded import KIND_TAG
 from mcl_lab.tracking.secrets import without_secrets
 from mcl_lab.tracking.sender import start_sender
 
@@ -93,8 +93,15 @@ def settle(folder: Path, states: Sequence[State]) -> None:
         if status["state"] == "interrupted" and state != "finished":  # that says more
             return
         if (status["state"], status["message"]) != (state, message):
-            Journal(folder).status(state, message)
+            conclude(Journal(folder), state, message)
             start_sender(folder)
+
+
+def conclude(journal: Journal, state: str, message: str) -> None:
+    """The last word on a sweep, once its table is in its record."""
+    with suppress(OSError):  # on a disk that is full, the word is worth more
+        write_table(journal.folder)
+    journal.status(state, message)
 
 
 def settle_from_within(folder: Path, seconds: float) -> None:

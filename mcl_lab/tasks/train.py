@@ -93,19 +93,12 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
     learners = build.build_learners(config, len(data.train.classes), device, data.train.images.shape[-2:])
     batches = build.training_batches(config, data)
 
-    cohort, objective, weight_network = learners.cohort, learners.objective, learners.weight_network
-    optimizer, schedule = build.build_optimizer(config, [*cohort.parameters(), *objective.parameters()])
-    parts = {"cohort": cohort, "objective": objective, "optimizer": optimizer, "schedule": schedule}
-    meta_event = None
-    if weight_network is not None:
-        weight_optimizer, weight_schedule = build.build_optimizer(config, weight_network.parameters())
-        parts |= {
-            "weight_network": weight_network,
-            "weight_optimizer": weight_optimizer,
-            "weight_schedule": weight_schedule,
-        }
-        meta_event = build.build_meta_event(config, learners, weight_optimizer)
+    updates = build.build_updates(config, learners)
 
+    cohort, objective = learners.cohort, learners.objective
+    parts = {"cohort": cohort, "objective": objective, **updates.parts}
+    if learners.weight_network is not None:
+        parts["weight_network"] = learners.weight_network
     journal, lock = Journal(folder), RunLock(folder)
     facts = {"data": data.facts._asdict()}
     environment |= {"data": data_checksums(facts["data"])}
@@ -120,13 +113,13 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
     trainer = Trainer(
         cohort=cohort,
         objective=objective,
-        optimizer=optimizer,
-        schedules=[parts[name] for name in ("schedule", "weight_schedule") if name in parts],
+        optimizer=updates.optimizer,
+        schedules=updates.schedules,
         batches=batches,
         evaluations={
             name: build.evaluation_batches(images, data.facts, config) for name, images in data.evaluated.items()
         },
-        meta_event=meta_event,
+        meta_event=updates.meta_event,
         parts=parts,
         device=device,
         epochs=config.trainer.epochs,

@@ -5,9 +5,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mcl_lab.tracking.files import exclusive, has_types, read_json, write_json
-from mcl_lab.tracking.journal import DELIVERY, read_record, read_status
+from mcl_lab.tracking.journal import DELIVERY, KIND_TAG, SWEEP_TAG, read_record, read_status
 from mcl_lab.tracking.secrets import without_secrets
 
 SENDER_LOCK = "sender.lock"  # held by whoever delivers
@@ -148,8 +149,8 @@ def delivery_error(folder: Path | str) -> str | None:
 def ui_hint(folder: Path | str) -> tuple[str, str] | None:
     """(command that opens the MLflow UI, or the server's address; address of the experiment's runs within the UI).
 
-    None for a run of which nothing has been delivered. The address leads straight to the table of runs with their
-    charts, past the overview that MLflow opens by itself.
+    None for a run of which nothing has been delivered. The address leads straight to the table of runs with their charts,
+    past the overview that MLflow opens by itself; for a sweep, and a run in one, to the runs of the sweep.
     """
     record = read_record(folder)
     if record is None or record["uri"] is None:
@@ -159,7 +160,17 @@ def ui_hint(folder: Path | str) -> tuple[str, str] | None:
         return None
     uri = record["uri"]
     command = uri if uri.startswith(("http:", "https:")) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-    return command, f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    return command, f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART{_only(record)}"
+
+
+def _only(record: dict[str, Any]) -> str:
+    """For an address of MLflow's: a sweep's runs alone. Sorted by name, as by time MLflow would hide them below the sweep's."""
+    sweep = record if record["tags"].get(KIND_TAG) == "sweep" else record["parent"] and read_record(record["parent"])
+    name = sweep["name"] if sweep else ""
+    if not name or '"' in name:
+        return ""
+    order, wanted = quote("tags.`mlflow.runName`"), quote(f'tags.{SWEEP_TAG} = "{name}"')
+    return f"&orderByKey={order}&orderByAsc=true&searchFilter={wanted}"
 
 
 def _error(folder: Path | str) -> dict[str, Any] | None:

@@ -23,6 +23,8 @@ from mcl_lab.tracking.uri import stored_uri
 
 RECORD, METRICS, STATUS = "record.json", "metrics.jsonl", "status.json"
 DELIVERY = "delivery.json"  # the sender's; see delivery.py
+KIND_TAG = "mcl_lab.kind"  # of what is no run to report: `sweep`, a whole one; `reproduction`, a run trained again
+SWEEP_TAG = "sweep"  # the name of the sweep that a run is a child of
 LONGEST_LINE = 2**16  # bytes; an epoch of two peers takes about two thousand
 
 State = Literal["running", "submitted", "finished", "failed", "interrupted"]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mcl_lab.tracking.delivery import one_line
+from mcl_lab.tracking.journal import KIND_TAG
 from mcl_lab.tracking.mlflow_store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG
-from mcl_lab.tracking.recorded import KIND_TAG, RecordedRun, StoreUnavailable, final_figures
+from mcl_lab.tracking.recorded import RecordedRun, StoreUnavailable, final_figures
 from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stored_uri
 
 from mlflow import MlflowClient  # after mlflow_store, which sets it up  # isort: skip

@@ -5,6 +5,7 @@ MLflow run is looked up by its tag, parameters and tags are compared, metrics ca
 stamp (MLflow keeps equal points once), artifacts replace themselves.
 """
 
+import json
 import logging
 import os
 import re
@@ -15,9 +16,8 @@ from typing import Any
 
 from mcl_lab.tracking.delivery import is_delivered, last_word, read_delivery, started_ms, write_delivery
 from mcl_lab.tracking.files import exclusive, read_json
-from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, Damaged, read_epochs, read_record, read_status
+from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, SWEEP_TAG, Damaged, read_epochs, read_record, read_status
 from mcl_lab.tracking.lock import LOCK
-from mcl_lab.tracking.recorded import SWEEP_TAG
 from mcl_lab.tracking.uri import connectable_uri, sqlite_file
 
 
@@ -37,13 +37,13 @@ def _configure_mlflow() -> None:
 _configure_mlflow()
 
 from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID  # noqa: E402
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID  # noqa: E402
 
 ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
 RUN_LOCK = "mlflow.lock"  # held by whoever looks a run up to make it when it is not there
-ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json", "changes.diff", "changes-*.diff")  # patterns of names
+ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json", "table.md", "changes.diff", "changes-*.diff")  # patterns of names
 MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "vanished": "FAILED"}
 
 for _chatty in ("mlflow", "alembic"):
@@ -75,6 +75,7 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     delivery |= {"experiment_id": experiment_id, "mlflow_run": run.info.run_id}
 
     _send_description(client, run, record)
+    _send_data(client, run, record)
     _send_parent(client, experiment_id, run, record)
     try:
         for epoch in _send_epochs(client, run, folder, after=delivery["last_epoch"]):
@@ -158,6 +159,17 @@ def _send_description(client: MlflowClient, run: Run, record: dict[str, Any]) ->
         tags=[RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value],
         synchronous=True,
     )
+
+
+def _send_data(client: MlflowClient, run: Run, record: dict[str, Any]) -> None:
+    """The data set as an input of the run: its name, and as its digest the checksum of the training images."""
+    environments = record.get("environments") or []
+    digest = environments[-1].get("data", {}).get("train") if environments else None
+    if digest and not run.inputs.dataset_inputs:
+        name = record["params"]["dataset"]
+        images = Dataset(name, digest, source_type="mcl_lab", source=json.dumps({"data": name}))
+        context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
+        client.log_inputs(run.info.run_id, datasets=[DatasetInput(images, tags=[context])])
 
 
 def _send_parent(client: MlflowClient, experiment_id: str, run: Run, record: dict[str, Any]) -> None:

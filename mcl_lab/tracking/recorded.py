@@ -6,12 +6,10 @@ from typing import Any, NamedTuple
 
 from mcl_lab.tracking.delivery import end_state
 from mcl_lab.tracking.files import read_json
-from mcl_lab.tracking.journal import RECORD, read_epochs, read_last_epoch, read_record, read_status
+from mcl_lab.tracking.journal import KIND_TAG, RECORD, read_epochs, read_last_epoch, read_record, read_status
 from mcl_lab.tracking.lock import is_held
 from mcl_lab.tracking.processes import is_alive, this_host
 
-KIND_TAG = "mcl_lab.kind"  # of what is no run to report: `sweep`, a whole one; `reproduction`, a run trained again
-SWEEP_TAG = "sweep"  # the name of the sweep that a run is a child of
 FINAL = "final/"  # what the names of final figures begin with
 
 

@@ -18,6 +18,7 @@ from mcl_lab.errors import Interrupted, RunFailed
 from mcl_lab.training.evaluation import evaluate
 from mcl_lab.training.figures import EpochFigures
 from mcl_lab.training.randomness import random_states, set_random_states
+from mcl_lab.training.step import Step
 from mcl_lab.training.stopping import Abandoned, StopRequest
 
 
@@ -85,6 +86,7 @@ class Trainer:
         self.cohort = cohort
         self.objective = objective
         self.optimizer = optimizer
+        self.step = Step(cohort, objective, optimizer)
         self.schedules = schedules
         self.batches = batches
         self.evaluations = evaluations
@@ -152,13 +154,9 @@ class Trainer:
         self.seconds = time.monotonic() - started
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
-        output = self.cohort(images)
-        terms = self.objective(output, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
-        self.optimizer.step()
+        terms, own_logits = self.step(images, labels)
         self.position.step += 1
-        self.figures.add(terms, [logits[-1] for logits in output.logits], labels, self.position.step)
+        self.figures.add(terms, own_logits, labels, self.position.step)
 
     def _meta_event(self, images: Tensor, labels: Tensor) -> None:
         # A stop may come while the event has values of its own in place of the parameters; these are the parameters.

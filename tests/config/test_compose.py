@@ -13,6 +13,8 @@ from mcl_lab.config.key import differences, key_config
 NEEDED = {
     "imagefolder": ["data.root=here"],
     "evaluate": ["task.checkpoint=here"],
+    "export": ["task.checkpoint=here"],
+    "features": ["task.checkpoint=here"],
     "reproduce": ["task.run=here"],
     "sweep": ["task.sweep=here"],
 }

@@ -58,6 +58,14 @@ def test_one_run_fails_and_the_others_are_kept(store, tmp_path, call):
     assert (ended.status, ended.err) == (0, "")
     assert ledger("mine", call)[runs[0]["name"]]["attempts"] == 1  # what was finished was left alone
     assert recorded(tmp_path)["mine"] == ("FINISHED", None)
+    table = (tmp_path / "runs/sweeps/mine/table.md").read_text()
+    reported = call("task=report", "task.sweep=mine", "task.format=markdown", "task.missing=none")
+    assert table == reported.out and "resnet8" in table
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        ((description,),) = database.execute("select value from tags where key = 'mlflow.note.content'").fetchall()
+    command, _, below = description.partition("\n\n")
+    assert command.startswith("1 runs: `python run.py") and below == table
+    assert list(tmp_path.glob("mlartifacts/*/artifacts/table.md"))
 
 
 def test_a_run_that_was_finished_alone_joins(store, tmp_path, call):
@@ -115,8 +123,8 @@ def test_a_stopped_or_killed_launcher_loses_nothing(number, store, tmp_path, cal
     ended = end(launcher)
     if number == signal.SIGINT:
         assert ended.status == 130 and "the same command goes on" in ended.err
-        states = {run["state"] for run in ledger("mine", call).values()}
-        assert states <= {"waiting", "finished"}
+        runs = ledger("mine", call)
+        assert {run["state"] for run in runs.values()} <= {"waiting", "finished"}, runs
     else:
         assert ended.status == -signal.SIGKILL
     ended = end(start(arguments, tmp_path))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from runs import RUN
 
+import mcl_lab
 import run
 from mcl_lab.config.compose import compose
 from mcl_lab.config.key import run_key
@@ -164,6 +165,8 @@ UNFIT = {
     "mean of nothing": with_facts(mean=None),
     "mean of text": with_facts(mean="abc"),
     "mean of two": with_facts(mean=(0.5, 0.5)),
+    "mean of NaN": with_facts(mean=(0.5, float("nan"), 0.5)),
+    "std of zeros": with_facts(std=(0.0, 0.0, 0.0)),
     "std of lists": with_facts(std=([], [], [])),
     "a number for a checksum": with_facts(checksum=3),
     "no parts": lambda whole: {name: value for name, value in whole.items() if name != "parts"},
@@ -195,6 +198,18 @@ def test_what_does_not_fit_is_refused(kind, theirs, whole, capsys):
     error = capsys.readouterr().err
     assert error.startswith(("mcl_lab: error: task.checkpoint: ", "mcl_lab: error: data: ")), error
     assert error.count("\n") == 1 and len(error) < 2100
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", [*NO_CHECKPOINTS, *(kind for kind in UNFIT if kind != "no objective")])
+def test_nobody_loads_it(kind, theirs, whole):
+    """But for a state without an objective, which has no part in a network by itself."""
+    put(theirs, "networks", NO_CHECKPOINTS[kind]() if kind in NO_CHECKPOINTS else saved(UNFIT[kind](whole)))
+    (checkpoint,) = (theirs / "checkpoints").iterdir()
+    for path in (theirs, checkpoint):
+        with pytest.raises(ValueError) as raised:
+            mcl_lab.load(path, peer="a")
+        assert str(raised.value).isprintable() and not Path("hacked").exists()
 
 
 @pytest.mark.full

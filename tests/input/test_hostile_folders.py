@@ -132,6 +132,8 @@ TEXTS = {
 LOOKS = {
     "resume": [f"resume=runs/{NAME}"],
     "evaluate": ["task=evaluate", f"task.checkpoint=runs/{NAME}"],
+    "export": ["task=export", f"task.checkpoint=runs/{NAME}", "task.formats=[safetensors]"],
+    "features": ["task=features", f"task.checkpoint=runs/{NAME}"],
     "run": ["data=digits", "tracking=none", f"hydra.run.dir=runs/{NAME}"],
 }
 

@@ -83,7 +83,9 @@ def test_wrong_at_the_second_stage(arguments, key, words, tmp_path, monkeypatch,
     assert sorted(Path().rglob("*")) == before
 
 
-@pytest.mark.parametrize(("arguments", "key", "words"), WRONG[::30])
+@pytest.mark.parametrize(
+    ("arguments", "key", "words"), [row for row in WRONG if all(map(str.isprintable, row[0]))][::30]
+)
 def test_wrong_in_a_process_of_its_own(arguments, key, words, tmp_path):
     done = subprocess.run([sys.executable, run.__file__, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2

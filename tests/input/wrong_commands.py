@@ -108,6 +108,8 @@ WRONG_COMMANDS = [
     (["-m", "hydra.launcher.gpus=[]"], "hydra.launcher.gpus", ["numbers"]),
     (["-m", "hydra.launcher.gpus=[0,0]"], "hydra.launcher.gpus", ["different"]),
     (["task=sweep", "task.sweep=nowhere"], "task.sweep", ["nowhere"]),
+    (["task=list", "task.group=lose"], "task.group", ["did you mean loss?", "hydra/launcher", "sweeps"]),
+    (["--help", "--config-dir", "nowhere"], "--config-dir", ["nowhere", "folder"]),
     (["--multirun", "--cfg", "job"], "command line", ["more than one"]),
     # folders of runs
     (["resume=nowhere"], "resume", ["nowhere", "the folder of a run"]),

@@ -7,47 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain import plain_mutual_contrastive
 
 from mcl_lab.losses.contrastive import TERMS, mutual_contrastive, pair_index
-
-
-def plain_mutual_contrastive(embeddings, labels, weights, temperature, kd_temperature):
-    B = len(labels)
-
-    def similarity(a, b):
-        return a @ b.T / temperature
-
-    def nce(G, w):
-        loss = 0
-        for r in range(B):
-            others = [c for c in range(B) if c != r]
-            positives = [c for c in others if labels[c] == labels[r]]
-            if positives:
-                log_sum = torch.log(torch.exp(G[r, others]).sum())
-                loss = loss - w[r] * (G[r, positives] - log_sum).sum() / len(positives)
-        return loss / B
-
-    def kl(student, teacher, w):
-        s = torch.softmax(student / kd_temperature, dim=1)
-        q = torch.softmax(teacher.detach() / kd_temperature, dim=1)
-        return kd_temperature**2 / B * (w * (q * torch.log(q / s)).sum(dim=1)).sum()
-
-    losses, p = dict.fromkeys(TERMS, 0), 0
-    for i in range(len(embeddings)):
-        for j in range(len(embeddings)):
-            if j == i:
-                continue
-            for a in embeddings[i]:
-                for b in embeddings[j]:
-                    w = weights[p]
-                    aa, bb, ab, ba = similarity(a, a), similarity(b, b), similarity(a, b), similarity(b, a)
-                    losses["vcl"] += nce(aa, w) + nce(bb, w)
-                    losses["icl"] += nce(ab, w) + nce(ba, w)
-                    losses["soft_vcl"] += kl(aa, bb, w) + kl(bb, aa, w)
-                    losses["soft_icl"] += kl(ab, ba, w) + kl(ba, ab, w)
-                    p += 1
-    assert p == len(weights)
-    return losses
 
 
 def make_batch(stages, class_sizes, width=5, seed=0):

@@ -1,5 +1,6 @@
 import json
 import threading
+from urllib.parse import parse_qs
 
 import pytest
 from mlflow import MlflowClient
@@ -262,6 +263,37 @@ def test_the_hint_leads_to_the_experiment(store, new_run):
     experiment = MlflowClient(tracking_uri=store).get_experiment_by_name("a study")
     assert command == f"mlflow ui --backend-store-uri {store}"
     assert fragment.startswith(f"#/experiments/{experiment.experiment_id}/runs?")
+
+
+def test_the_hint_of_a_sweep_and_its_runs_leads_to_them(store, new_run, new_sweep):
+    sweep = new_sweep(store)
+    run = new_run(store, parent=str(sweep.folder))
+    other = new_run(store, "other")
+    for journal in (sweep, run, other):
+        journal.status("finished")
+        mlflow_store.deliver(journal.folder)
+    name = json.loads((sweep.folder / "record.json").read_text())["name"]
+    for folder in (sweep.folder, run.folder):
+        asked = parse_qs(ui_hint(folder)[1])
+        assert asked["searchFilter"] == [f'tags.sweep = "{name}"']
+        found = MlflowClient(tracking_uri=store).search_runs(
+            ["1"], asked["searchFilter"][0], order_by=[f"{asked['orderByKey'][0]} ASC"]
+        )
+        assert [one.info.run_name for one in found] == ["run"]
+    assert "searchFilter" not in ui_hint(other.folder)[1]
+
+
+def test_the_data_set_is_an_input_once(store, new_run):
+    trained = {"dataset": "digits", "seed": "0"}
+    environments = [{"step": 0, "data": {"train": "0123456789abcdef", "test": "f" * 16}}]
+    journal = new_run(store, params=trained, environments=environments)
+    journal.status("running")
+    for _ in range(2):
+        mlflow_store.deliver(journal.folder)
+    (run,) = MlflowClient(tracking_uri=store).search_runs(["1"])
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("digits", "0123456789abcdef")
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
 
 
 def test_runs_that_deliver_at_once_share_an_experiment(store, new_run, stored_runs, epoch):

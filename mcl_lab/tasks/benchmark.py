@@ -1,0 +1,88 @@
+"""task=benchmark: what a step, a meta event and an evaluation cost on this device."""
+
+import json
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Annotated, Literal
+
+import torch
+from omegaconf import DictConfig
+
+from mcl_lab.config.check import check
+from mcl_lab.config.compose import compose, overrides, run_folder
+from mcl_lab.config.sweeps import as_typed
+from mcl_lab.errors import InputError
+from mcl_lab.tasks.cost_table import cost_table
+from mcl_lab.tasks.failures import in_one_line
+from mcl_lab.tasks.measured import Subject
+from mcl_lab.tasks.screen import screen
+
+
+def benchmark(
+    config: DictConfig,
+    *,
+    repeats: Annotated[int, ">= 1"] = 10,
+    events: Annotated[int, ">= 1"] = 3,
+    warmup: Annotated[int, ">= 1"] = 2,
+    images: Annotated[int, ">= 2"] = 50_000,
+    test_images: Annotated[int, ">= 1"] = 10_000,
+    num_classes: Annotated[int, ">= 2"] = 100,
+    image_size: Annotated[int, ">= 1"] = 32,
+    compare: Mapping[str, object] | None = None,
+    format: Literal["table", "json"] = "table",
+) -> None:
+    """Measure the config's training on images of noise, so many and of that size, and print medians after a warm-up.
+
+    repeats: of steps and evaluated batches. events: of meta events, which take some ten times as long.
+    compare: settings by key or group, `{trainer.precision: bf16}`, that make a second config of this one; the two are
+    measured alternately, in one process. Raises InputError for a config that cannot be composed or built.
+    """
+    configs = [config] if compare is None else [config, changed(config, compare)]
+    threads = torch.get_num_threads()
+    with in_one_line(config, run_folder(config)):
+        subjects = [Subject(one, threads, images, test_images, num_classes, image_size) for one in configs]
+        costs = [subject.counts(warmup) for subject in subjects]
+        seconds: list[dict[str, float]] = [{} for _ in subjects]
+        for name, times in (("step", repeats), ("evaluation", repeats), ("meta_event", events)):
+            for total, medians in zip(seconds, alternately(subjects, name, times), strict=True):
+                total |= medians
+        costs = [with_seconds(cost, measured) for cost, measured in zip(costs, seconds, strict=True)]
+    if format == "json":
+        print(json.dumps(costs[0] if compare is None else {"base": costs[0], "compared": costs[1]}, indent=2))
+    else:
+        screen().print(cost_table(costs, compare))
+
+
+def changed(config: DictConfig, compare: Mapping[str, object]) -> DictConfig:
+    """The config with other settings. Raises InputError."""
+    path = ",".join(as_typed(place) for place in config.hydra.searchpath)
+    settings = [f"{key}={as_typed(value)}" for key, value in compare.items()]
+    other = compose([*overrides(config), f"hydra.searchpath=[{path}]", *settings])
+    check(other)
+    if other.task != config.task:
+        raise InputError("task.compare", "compares trainings; it cannot change the task")
+    return other
+
+
+def alternately(subjects: Sequence[Subject], name: str, times: int) -> list[dict[str, float]]:
+    """For each subject the medians of so many measurements, taken in turns."""
+    found: list[list[dict[str, float]]] = [[] for _ in subjects]
+    for _ in range(times):
+        for subject, measured in zip(subjects, found, strict=True):
+            subject.use()
+            measured.append(getattr(subject, f"time_{name}")())
+    return [{key: median(one[key] for one in measured) for key in measured[0]} for measured in found]
+
+
+def with_seconds(cost: dict, seconds: dict[str, float]) -> dict:
+    """All figures: what was counted, what was measured, and what follows from both."""
+    step = seconds["step"]
+    epoch = cost["steps_an_epoch"] * step + seconds["evaluation"]
+    epoch += cost["events_an_epoch"] * seconds.get("meta_event", 0.0)
+    return {
+        **cost,
+        "seconds": {**seconds, "epoch": epoch, "schedule": cost["epochs"] * epoch},
+        "images_per_second": cost["batch_size"] / step,
+        "share_of_multi_adds_rate": cost["step_multi_adds"] / step / cost["multi_adds_rate"],
+        "share_of_copy_rate": cost["step_bytes"] / step / cost["copy_rate"],
+    }

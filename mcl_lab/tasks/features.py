@@ -1,0 +1,160 @@
+"""task=features: what the networks of a run see in a data set, and how much of its classes can be told by it.
+
+N images, D embedding width, C classes.
+"""
+
+import io
+import json
+import warnings
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from mcl_lab.config.key import file_name
+from mcl_lab.data.datasets import ImageSet
+from mcl_lab.errors import InputError
+from mcl_lab.networks.portable import PortableNetwork
+from mcl_lab.tasks import build
+from mcl_lab.tasks.failures import in_one_line
+from mcl_lab.tasks.folders import output_folder, write_outputs
+from mcl_lab.tasks.screen import say, screen, table
+from mcl_lab.tasks.trained import data_of, networks_of, read_trained
+
+BATCH = 256
+TEMPERATURE = 0.07  # of the neighbours' votes, as in Wu et al., CVPR 2018, and since
+
+
+def features(
+    config: DictConfig,
+    *,
+    checkpoint: Annotated[str, "not empty"],
+    peer: Annotated[str, "not empty"] | None = None,
+    folder: Annotated[str, "not empty"] | None = None,
+    k: Annotated[int, ">= 1"] = 20,
+    probe_c: Annotated[float, "> 0"] = 1.0,
+    probe_iterations: Annotated[int, ">= 1"] = 1000,
+    format: Literal["table", "json"] = "table",
+) -> None:
+    """Write each peer's embeddings of a data set as PEER-NETWORK-DATA.npz, and print what accuracies (%) on the test images
+    they allow. Arrays: `train_embeddings` (N, D) float32, `train_labels` (N,) int64, places in `classes`, the same of test,
+    and `classes` (C,).
+
+    The data set is the run's own, unless the command line names another (`data=...`), of whatever classes; all its
+    training images are taken, those too that a run held out; nothing is augmented. The networks compute in float32 and
+    normalise the images as in training.
+    checkpoint: a run folder, or a checkpoint file in one. peer: its key; null: all.
+    folder: where to; null: `features` in the run folder, whose files are replaced; elsewhere none is.
+    k: each test image gets the class that its k nearest training images by cosine vote for, each with weight
+    exp(cosine / 0.07). probe_c, probe_iterations: of the linear probe, scikit-learn's LogisticRegression on embeddings
+    standardised by the training images: the inverse of its regularisation, and the most iterations. Raises InputError.
+    """
+    trained = read_trained(checkpoint)
+    networks = networks_of(trained, peer)
+    data = data_of(trained, config)
+    names = {key: trained.config.pair.peers[key].name for key in networks}
+    files = {key: f"{key}-{file_name(name)}-{file_name(data.name)}.npz" for key, name in names.items()}
+    place = output_folder(trained.folder, "features", folder, files.values())
+    device = build.use_device(OmegaConf.merge(config.trainer, {"precision": "float32"}))
+    splits = build.read_images(data)
+    for part, images in splits._asdict().items():
+        for warning in build.left_out_warning(part, images):
+            say(warning)
+    train, test = splits
+    if k > len(train):
+        raise InputError("task.k", f"must be at most {len(train)}, the number of training images, not {k}")
+    if len(train.labels.unique()) < 2:
+        raise InputError("data", f"{data.name} has training images of one class only, which cannot be told from others")
+
+    figures, contents = {}, {}
+    with in_one_line(trained.config, place):
+        for key, network in networks.items():
+            network.to(device)
+            arrays = arrays_of(network, train, test)
+            contents[files[key]] = npz_of(arrays)
+            figures[key] = {
+                "network": names[key],
+                "width": network.network.width,
+                "file": files[key],
+                "knn": knn_accuracy(arrays, k),
+                "linear_probe": probe_accuracy(arrays, probe_c, probe_iterations, f"{key}: {names[key]}"),
+                "own_head": own_head_accuracy(network, arrays) if test.classes == network.classes else None,
+            }
+            network.cpu()
+        write_outputs(place, contents)
+    if format == "json":
+        counts = {"train_images": len(train), "test_images": len(test), "k": k}
+        print(json.dumps({"folder": str(place), "dataset": data.name, **counts, "peers": figures}, indent=2))
+        return
+    console, title = screen(), f"Test accuracy (%) on {data.name}, {len(train):,} training images"
+    shown = table(title, ["peer", "file"], ["width", f"{k}-NN", "linear\nprobe", "own\nhead"])
+    for key, row in figures.items():
+        accuracies = ("" if row[name] is None else f"{row[name]:.2f}" for name in ("knn", "linear_probe", "own_head"))
+        shown.add_row(f"{key}: {row['network']}", row["file"], f"{row['width']:,}", *accuracies)
+    console.print(shown)
+    console.print(f"embeddings in {place}", soft_wrap=True)
+
+
+def arrays_of(network: PortableNetwork, train: ImageSet, test: ImageSet) -> dict[str, np.ndarray]:
+    """The arrays of a peer's file."""
+    return {
+        "train_embeddings": _embeddings(network, train.images).numpy(),
+        "train_labels": train.labels.numpy(),
+        "test_embeddings": _embeddings(network, test.images).numpy(),
+        "test_labels": test.labels.numpy(),
+        "classes": np.array(test.classes),
+    }
+
+
+def npz_of(arrays: dict[str, np.ndarray]) -> bytes:
+    """The content of an npz file; nothing in it is pickled."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def knn_accuracy(arrays: dict[str, np.ndarray], k: int) -> float:
+    """Accuracy (%) of the vote of the k nearest training embeddings by cosine, of weight exp(cosine / TEMPERATURE)."""
+    from sklearn.neighbors import KNeighborsClassifier  # seconds to import
+
+    def weights(distances):  # 1 - cosine
+        return np.exp(-distances / TEMPERATURE)
+
+    neighbours = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=weights)
+    neighbours.fit(arrays["train_embeddings"], arrays["train_labels"])
+    return 100 * float(neighbours.score(arrays["test_embeddings"], arrays["test_labels"]))
+
+
+def probe_accuracy(arrays: dict[str, np.ndarray], inverse_regularisation: float, iterations: int, whose: str) -> float:
+    """Accuracy (%) of a linear classifier trained on standardised training embeddings; says when it was stopped before
+    it converged. whose: for that."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=inverse_regularisation, max_iter=iterations))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        probe.fit(arrays["train_embeddings"], arrays["train_labels"])
+    if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
+        remedy = f"raise task.probe_iterations={iterations}, or lower task.probe_c"
+        say(f"{whose}: the linear probe has not converged; {remedy}")
+    return 100 * float(probe.score(arrays["test_embeddings"], arrays["test_labels"]))
+
+
+def own_head_accuracy(network: PortableNetwork, arrays: dict[str, np.ndarray]) -> float:
+    """Accuracy (%) of the network's own classifier on the test embeddings."""
+    classifier = network.network.classifier
+    with torch.inference_mode():
+        logits = classifier(torch.from_numpy(arrays["test_embeddings"]).to(classifier.weight.device))
+    return 100 * float((logits.argmax(-1).cpu().numpy() == arrays["test_labels"]).mean())
+
+
+def _embeddings(network: PortableNetwork, images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) uint8 to embeddings (N, D) float32 on the CPU, computed where the network is."""
+    device = network.mean.device
+    with torch.inference_mode():
+        return torch.cat([network.embeddings(part.to(device).float() / 255).cpu() for part in images.split(BATCH)])

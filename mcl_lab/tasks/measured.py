@@ -1,0 +1,139 @@
+"""A config's training on images of noise, with everything that is to be measured of it within reach."""
+
+from collections.abc import Iterator
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from mcl_lab.data.datasets import ImageSet
+from mcl_lab.tasks import build
+from mcl_lab.training.evaluation import evaluate
+from mcl_lab.training.measurement import Stopwatch, copy_rate, count_multi_adds, count_operations, multi_adds_rate
+from mcl_lab.training.memory import PeakMemory
+from mcl_lab.training.randomness import seed_everything
+from mcl_lab.training.step import Step
+
+EVALUATED = 4  # batches, of which the time of a whole pass is made
+
+
+class Subject:
+    """A config's training on noise, standing anywhere in its first epochs."""
+
+    def __init__(self, config: DictConfig, threads: int, images: int, test_images: int, num_classes: int, size: int):
+        self.config, self.threads = config, threads
+        self.device = self.use()
+        seed_everything(config.seed)
+        classes = tuple(map(str, range(num_classes)))
+
+        def noise(count: int) -> ImageSet:
+            pixels = torch.randint(256, (count, 3, size, size), dtype=torch.uint8)
+            return ImageSet(pixels, torch.arange(count) % num_classes, classes).to(self.device)
+
+        mean, std = config.data.mean or [0.5] * 3, config.data.std or [0.25] * 3
+        facts = build.DataFacts(classes, tuple(mean), tuple(std), checksum="")
+        self.data = build.Data(noise(images), {"test": noise(test_images)}, facts, [], [])
+        self.learners = build.build_learners(config, num_classes, self.device, (size, size))
+        self.updates = build.build_updates(config, self.learners)
+        self.step = Step(self.learners.cohort, self.learners.objective, self.updates.optimizer)
+        self.batches = build.training_batches(config, self.data)
+        self.endless = self._endless()
+        self.test_batches = build.evaluation_batches(self.data.evaluated["test"], facts, config)
+        self.learners.cohort.train()
+
+    def use(self) -> torch.device:
+        """Set threads and precision of the process as this config has them."""
+        torch.set_num_threads(self.threads)
+        return build.use_device(self.config.trainer)
+
+    def _endless(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = 0
+        while True:
+            yield from self.batches.epoch(epoch)
+            epoch += 1
+
+    def time_step(self) -> dict[str, float]:
+        """Seconds of a step and of each of its parts."""
+        watch = Stopwatch(self.device)
+        images, labels = next(self.endless)
+        watch.mark("data")
+        output = self.step.forward(images)
+        watch.mark("forward")
+        terms = self.step.loss(output, labels)
+        watch.mark("loss")
+        self.step.backward(terms)
+        watch.mark("backward")
+        self.updates.optimizer.step()
+        watch.mark("optimizer")
+        parts = watch.seconds()
+        return {"step": sum(parts.values()), **parts}
+
+    def time_evaluation(self) -> dict[str, float]:
+        """Seconds of a pass over all test images, from those of a few batches."""
+        batches = [batch for batch, _ in zip(self.test_batches, range(EVALUATED))]
+        watch = Stopwatch(self.device)
+        evaluate(self.learners.cohort, self.learners.objective.ensembles, batches, self.learners.objective.pair_weights)
+        watch.mark("evaluation")
+        share = sum(len(labels) for _, labels in batches) / len(self.data.evaluated["test"])
+        return {"evaluation": watch.seconds()["evaluation"] / share}
+
+    def time_meta_event(self) -> dict[str, float]:
+        """Seconds of a meta event, nothing for a loss without."""
+        if self.updates.meta_event is None:
+            return {}
+        images, labels = next(self.endless)
+        watch = Stopwatch(self.device)
+        self._event(images, labels)
+        watch.mark("meta_event")
+        return watch.seconds()
+
+    def _event(self, images: Tensor, labels: Tensor) -> None:
+        event = self.updates.meta_event
+        event.apply(event.hypergradient(images, labels, self.updates.optimizer.param_groups[0]["lr"]))
+
+    def counts(self, warmup: int) -> dict:
+        """What does not need to be measured again and again: memory, operations, arithmetic; warmed up on the way."""
+        images, labels = next(self.endless)
+        output = self.learners.cohort(images)
+        leaves = [[x.detach().requires_grad_() for x in stages] for stages in output.embeddings]
+        logits = [[x.detach().requires_grad_() for x in stages] for stages in output.logits]
+        detached = type(output)(leaves, logits)
+        del output
+        operations = {
+            "step": count_operations(lambda: self.step(images, labels)),
+            "loss": count_operations(lambda: self.step.backward(self.step.loss(detached, labels))),
+        }
+        peak = PeakMemory(self.device)
+        for _ in range(warmup):
+            self.step(*next(self.endless))
+        memory = {"step": peak.read()}
+        multi_adds = {"step": count_multi_adds(lambda: self.step(images, labels))}
+        if self.updates.meta_event is not None:
+            peak = PeakMemory(self.device)
+            self._event(images, labels)
+            memory["meta_event"] = peak.read()
+            operations["meta_event"] = count_operations(lambda: self._event(images, labels))
+        trainer = self.config.trainer
+        dtype = torch.bfloat16 if trainer.precision == "bf16" else torch.float32
+        return {
+            "peers": {key: self.config.pair.peers[key].name for key in self.learners.cohort.peers},
+            "loss": str(self.config.hydra.runtime.choices.loss),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "precision": trainer.precision,
+            "channels_last": trainer.channels_last,
+            "batch_size": len(labels),
+            "steps_an_epoch": len(self.batches),
+            "events_an_epoch": self._events_an_epoch(),
+            "epochs": trainer.epochs,
+            "operations": {name: counted.count for name, counted in operations.items()},
+            "step_bytes": operations["step"].bytes,
+            "step_multi_adds": multi_adds["step"],
+            "peak_memory": memory,
+            "multi_adds_rate": multi_adds_rate(self.device, dtype),
+            "copy_rate": copy_rate(self.device),
+        }
+
+    def _events_an_epoch(self) -> int:
+        event = self.updates.meta_event
+        return 0 if event is None else sum(map(event.due, range(len(self.batches))))

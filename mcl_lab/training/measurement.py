@@ -1,0 +1,109 @@
+"""What computations cost on this very device: time, operations, arithmetic."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::detach", "aten::_unsafe_view", "aten::set_")
+RATE_SECONDS = 0.3  # for which a rate is measured, at least
+
+
+class Stopwatch:
+    """Times what goes on between marks, on CUDA by the device's own clock, so that nothing has to wait for it meanwhile."""
+
+    def __init__(self, device: torch.device):
+        self.on_cuda = device.type == "cuda"
+        self.marks: list[tuple[str, float | torch.cuda.Event]] = []
+        self.mark("")
+
+    def mark(self, name: str) -> None:
+        """What went on since the last mark was `name`."""
+        if self.on_cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append((name, event))
+        else:
+            self.marks.append((name, time.perf_counter()))
+
+    def seconds(self) -> dict[str, float]:
+        """Of each name; waits for the device."""
+        if self.on_cuda:
+            torch.cuda.synchronize()
+        return {
+            name: before.elapsed_time(now) / 1000 if self.on_cuda else now - before
+            for (_, before), (name, now) in zip(self.marks, self.marks[1:])
+        }
+
+
+class Operations(NamedTuple):
+    """count: of operations; bytes: of the tensors that they read and write."""
+
+    count: int
+    bytes: int
+
+
+def count_operations(work: Callable[[], object]) -> Operations:
+    """PyTorch's operations on tensors that `work` comes down to, backward included; those that only look at a tensor in
+    another way, or make an empty one, launch nothing and are not counted."""
+    with _Counter() as counter:
+        work()
+    return Operations(counter.count, counter.bytes)
+
+
+class _Counter(TorchDispatchMode):
+    count = bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        if not (function.is_view or function._schema.name.startswith(NO_LAUNCH)):
+            self.count += 1
+            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+            self.bytes += sum(x.nbytes for x in tensors)
+        return result
+
+
+def count_multi_adds(work: Callable[[], object]) -> int:
+    """Multiply-accumulate operations of convolutions and matrix products in `work`."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() // 2
+
+
+def multi_adds_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Multiply-accumulate operations a second of a large matrix product.
+
+    On a CPU there are two libraries for it, one behind matrix products and one behind convolutions: that of the faster one.
+    """
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    work = [lambda: a @ a]
+    if device.type == "cpu":
+        images = torch.randn(64, 512, 8, 8, dtype=dtype).to(memory_format=torch.channels_last)  # 4096 rows of 512
+        filters = torch.randn(512, 512, 1, 1, dtype=dtype)
+        work.append(lambda: torch.conv2d(images, filters))
+    return max(count_multi_adds(one) / _seconds(one, device) for one in work)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second, read and written, of the copy of a large tensor."""
+    source = torch.zeros(2**28 if device.type == "cuda" else 2**25, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _seconds(lambda: target.copy_(source), device)
+
+
+def _seconds(work: Callable[[], Tensor], device: torch.device) -> float:
+    work()
+    times, until = [], time.monotonic() + RATE_SECONDS
+    while time.monotonic() < until or len(times) < 5:
+        watch = Stopwatch(device)
+        work()
+        watch.mark("work")
+        times.append(watch.seconds()["work"])
+    return median(times)
