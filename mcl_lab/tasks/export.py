@@ -5,6 +5,7 @@ B batch, C classes, N images.
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -64,12 +65,13 @@ def export(
     build.use_device(OmegaConf.merge(config.trainer, {"device": "cpu", "precision": "float32"}))
     subject = subject_of(trained, config, images)
 
-    contents, rows, models = {}, [], {}
+    contents, rows, models, expected = {}, [], {}, {}
     with in_one_line(trained.config, place):
         for key, network in networks.items():
             made = files_of(network, stems[key], formats, subject.images.images.shape[-2:])
             card = card_of(trained, key, tuple(subject.images.images.shape[-2:]), made)
-            rows += [{"peer": key, **row} for row in compared(trained, network, card, made, subject)]
+            expected[key] = as_trained(trained, network, subject)
+            rows += [{"peer": key, **row} for row in compared(expected[key], card, made, subject)]
             contents[f"{stems[key]}.json"] = as_text(card)  # first: without its card no file is taken for anything
             contents |= made
         if formats:
@@ -77,7 +79,7 @@ def export(
             for name in set(all_names) - contents.keys():
                 (place / name).unlink(missing_ok=True)  # of an earlier export, of which no card tells any more
         if mlflow:
-            models = logged(trained, networks, stems, subject)
+            models = logged(trained.folder, networks, stems, expected, subject)
     if format == "json":
         told = {"folder": str(place), "compared_on": subject.words, "images": len(subject.images), "files": rows, "models": models}
         print(json.dumps(told, indent=2))
@@ -136,14 +138,11 @@ def files_of(
     return {f"{stem}.{name}": content for name, content in made.items()}
 
 
-def compared(
-    trained: Trained, network: PortableNetwork, card: dict, files: Mapping[str, bytes], subject: Subject
-) -> list[dict]:
-    """A row for the network as it was trained, and for each file of it.
+def compared(expected: Tensor, card: dict, files: Mapping[str, bytes], subject: Subject) -> list[dict]:
+    """A row for the network as it was trained, with logits `expected` (N, C), and for each file of it.
 
     Raises RunFailed for a file that computes something else.
     """
-    expected = _as_trained(trained, network, subject)
     rows = [{"file": None, "bytes": None, "top1": _top1(expected, subject), "max_difference": None}]
     for name, content in files.items():
         computing = _loaded_back(name, content, card)
@@ -158,20 +157,28 @@ def compared(
 
 
 def logged(
-    trained: Trained, networks: Mapping[str, PortableNetwork], stems: Mapping[str, str], subject: Subject
+    run: Path,
+    networks: Mapping[str, PortableNetwork],
+    stems: Mapping[str, str],
+    expected: Mapping[str, Tensor],
+    subject: Subject,
 ) -> dict[str, str]:
-    """Each peer's network as a model of its run in MLflow, by address. Raises InputError without MLflow, and RunFailed."""
+    """Each peer's network as a model of its run in MLflow, by address.
+
+    run: its folder. stems: the models' names, and expected: the logits (N, C), by peer.
+    Raises InputError without MLflow, and RunFailed when it fails or gives something else back.
+    """
     try:
         from mcl_lab.tracking.mlflow_models import MlflowException, RunModels  # costs seconds
     except ImportError as error:
         raise InputError("task.mlflow", NOT_INSTALLED) from error
     try:
-        models, found = RunModels(trained.folder), {}
+        models, found = RunModels(run), {}
         for key, network in networks.items():
             weights = checksum_of_weights({key: network.network.state_dict()})
             size = tuple(subject.images.images.shape[-2:])
             found[key] = models.log(stems[key], network, size, len(network.classes), weights)
-            refuse_other(found[key], models.load(found[key]), _as_trained(trained, network, subject), subject)
+            refuse_other(found[key], models.load(found[key]), expected[key], subject)
     except MlflowException as error:
         raise RunFailed(f"not logged to MLflow: {one_line(error)}") from error
     return found
@@ -187,7 +194,7 @@ def refuse_other(name: str, computing: Computing, expected: Tensor, subject: Sub
     return logits, difference
 
 
-def _as_trained(trained: Trained, network: PortableNetwork, subject: Subject) -> Tensor:
+def as_trained(trained: Trained, network: PortableNetwork, subject: Subject) -> Tensor:
     """Logits (N, C) as training and evaluation compute them."""
     peer = Peer(network.network, branches=False).eval()
     batches = build.evaluation_batches(subject.images, trained.facts, trained.config)

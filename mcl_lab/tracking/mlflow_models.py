@@ -73,8 +73,8 @@ class RunModels:
         return mlflow.pytorch.load_model(address)
 
     def _named(self, name: str) -> list:
-        found = self.client.search_logged_models([self.experiment_id], filter_string=f"name = '{name}'")
-        return [model for model in found if model.source_run_id == self.run_id]
+        wanted = f"name = '{name}' AND source_run_id = '{self.run_id}'"
+        return list(self.client.search_logged_models([self.experiment_id], filter_string=wanted))
 
 
 __all__ = ["MlflowException", "RunModels"]

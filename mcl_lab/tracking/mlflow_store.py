@@ -165,8 +165,8 @@ def _send_data(client: MlflowClient, run: Run, record: dict[str, Any]) -> None:
     """The data set as an input of the run: its name, and as its digest the checksum of the training images."""
     environments = record.get("environments") or []
     digest = environments[-1].get("data", {}).get("train") if environments else None
-    if digest and not run.inputs.dataset_inputs:
-        name = record["params"]["dataset"]
+    name = record["params"].get("dataset")
+    if digest and name and not run.inputs.dataset_inputs:
         images = Dataset(name, digest, source_type="mcl_lab", source=json.dumps({"data": name}))
         context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
         client.log_inputs(run.info.run_id, datasets=[DatasetInput(images, tags=[context])])
