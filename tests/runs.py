@@ -52,6 +52,19 @@ def end(process, timeout=300) -> Ended:
     return Ended(process.returncode, out, err)
 
 
+def heavy_imports(arguments, cwd) -> str:
+    """What run.py's main prints, and on a last line its exit status with the packages that it has imported of those that
+    take seconds."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(RUN.parent)!r}); import run\n"
+        f"status = run.main({arguments!r})\n"
+        "print(status, [name for name in ('torch', 'mlflow', 'torchvision') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def fork(function, *arguments) -> int:
     """Call a function of a module in a process that has torch and our code imported already; returns its exit status,
     negative for a signal."""

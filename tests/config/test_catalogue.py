@@ -7,10 +7,10 @@ import shlex
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
+from runs import heavy_imports
 
 import run
 from mcl_lab.config.catalogue import GROUPS, HIDDEN, catalogue, default_options, first_line, kind_of_pair
@@ -174,13 +174,7 @@ def test_the_house_itself_as_config_dir_is_listed_once(listed):
 
 
 def test_no_torch_for_a_list(tmp_path):
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(run.__file__).parent)!r}); import run\n"
-        "status = run.main(['task=list', 'task.group=loss'])\n"
-        "print(status, [name for name in ('torch', 'mlflow', 'torchvision') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    assert heavy_imports(["task=list", "task.group=loss"], tmp_path).splitlines()[-1] == "0 []"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from runs import ALONE, BASELINE, LMCL, RUN, Ended, Store, only_folder, stop_itself
 
 import run
@@ -120,3 +121,15 @@ def interrupted_run(tmp_path_factory) -> Path:
         stop_itself(patch, 13, signal.SIGTERM)
         assert run.main(arguments) == 128 + signal.SIGTERM
     return only_folder(cwd)
+
+
+@pytest.fixture
+def other_images(tmp_path):
+    """A folder of images of two classes, none of them a digit, that anything tells apart."""
+    for part in ("train", "test"):
+        for name, grey in (("dark", 20), ("light", 220)):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for number in range(12):
+                Image.new("RGB", (10, 8), (grey + number, grey, grey)).save(folder / f"{number}.png")
+    return tmp_path / "images"

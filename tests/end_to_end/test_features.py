@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from mcl_lab.data.datasets import digits
@@ -80,21 +79,12 @@ def test_features_of_the_runs_own_data(call, lmcl_run, expected, tmp_path):
         assert row["own_head"] == pytest.approx(scored["top1"][peer]["own_head"])
 
 
-@pytest.fixture
-def other_images(tmp_path):
-    """A folder of images of two classes, none of them a digit, that anything tells apart."""
-    for part in ("train", "test"):
-        for name, grey in (("dark", 20), ("light", 220)):
-            folder = tmp_path / "images" / part / name
-            folder.mkdir(parents=True)
-            for number in range(12):
-                Image.new("RGB", (10, 8), (grey + number, grey, grey)).save(folder / f"{number}.png")
-    return ["data=imagefolder", "data.root=images", "data.images.size=8", "data.name='my birds'"]
+OTHER = ["data=imagefolder", "data.root=images", "data.images.size=8", "data.name='my birds'"]  # of `other_images`
 
 
 def test_features_of_other_images(call, own_copy, lmcl_run, other_images):
     folder = own_copy(lmcl_run)
-    ended = call(*FEATURES, f"task.checkpoint={folder}", *other_images, "task.peer=b", "task.k=5")
+    ended = call(*FEATURES, f"task.checkpoint={folder}", *OTHER, "task.peer=b", "task.k=5")
     assert (ended.status, ended.err) == (0, "")
     (row,) = [line.split() for line in ended.out.splitlines() if "b: resnet8" in line]
     # and no accuracy of the own head, which knows other classes
@@ -110,7 +100,7 @@ def test_features_that_cannot_be(call, own_copy, lmcl_run, other_images, tmp_pat
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "a-resnet8-digits.npz").write_text("precious")
     for more, line in (
-        ([*other_images, "task.k=25"], "task.k: must be at most 24, the number of training images, not 25"),
+        ([*OTHER, "task.k=25"], "task.k: must be at most 24, the number of training images, not 25"),
         (["task.peer=c"], "task.peer: "),
         (["task.folder=home"], "task.folder: home has a file a-resnet8-digits.npz already"),
         (["data=imagefolder", "data.root=nowhere"], "data.root: there is no folder nowhere"),

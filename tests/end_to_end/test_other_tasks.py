@@ -33,18 +33,6 @@ def test_evaluate_a_checkpoint_file(call, interrupted_run):
         assert word in by_file.out
 
 
-@pytest.fixture
-def other_images(tmp_path):
-    """A folder of images of two classes, none of them a digit."""
-    for part in ("train", "test"):
-        for name, grey in (("dark", 20), ("light", 220)):
-            folder = tmp_path / "images" / part / name
-            folder.mkdir(parents=True)
-            for number in range(12):
-                Image.new("RGB", (10, 8), (grey + number, grey, grey)).save(folder / f"{number}.png")
-    return tmp_path / "images"
-
-
 def test_evaluate_refuses_other_classes(call, lmcl_run, other_images):
     images = ["data=imagefolder", f"data.root={other_images}"]
     ended = call(*EVALUATE, f"task.checkpoint={lmcl_run}", *images)

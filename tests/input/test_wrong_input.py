@@ -1,7 +1,6 @@
 """Wrong command lines: exit status 2, one line that names the setting and what would be right, nothing written."""
 
 import dataclasses
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from runs import heavy_imports
 from wrong_commands import WRONG_COMMANDS, WRONG_LATER
 from wrong_values import WRONG_VALUES
 
@@ -94,13 +94,7 @@ def test_wrong_in_a_process_of_its_own(arguments, key, words, tmp_path):
 
 
 def test_wrong_is_said_before_torch_is_imported(tmp_path):
-    code = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(run.__file__)!r}); import run\n"
-        "status = run.main(['optimizer.lr=-1'])\n"
-        "print(status, [name for name in ('torch', 'mlflow', 'torchvision') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == "2 []\n"
+    assert heavy_imports(["optimizer.lr=-1"], tmp_path) == "2 []\n"
 
 
 @pytest.mark.full
