@@ -21,7 +21,7 @@ from mcl_lab.tasks import build
 from mcl_lab.tasks.failures import in_one_line
 from mcl_lab.tasks.folders import output_folder, write_outputs
 from mcl_lab.tasks.portable import as_text, card_of, network_of, weights_of
-from mcl_lab.tasks.programs import Computing, onnx_of, pt2_of, refuse_missing, run_onnx, run_pt2, traced
+from mcl_lab.tasks.programs import Computing, onnx_of, pt2_of, refuse_missing, run_onnx, run_pt2, traced, what_lacks
 from mcl_lab.tasks.screen import say, screen, table
 from mcl_lab.tasks.trained import Trained, data_of, names_data, networks_of, read_trained, test_images
 from mcl_lab.tracking.delivery import NOT_INSTALLED, one_line
@@ -39,7 +39,7 @@ def export(
     checkpoint: Annotated[str, "not empty"],
     peer: Annotated[str, "not empty"] | None = None,
     folder: Annotated[str, "not empty"] | None = None,
-    formats: Sequence[Literal["safetensors", "onnx", "pt2"]] = FORMATS,
+    formats: Sequence[Literal["safetensors", "onnx", "pt2"]] | None = None,
     mlflow: bool = False,
     images: Annotated[int, ">= 0"] | None = 1000,
     format: Literal["table", "json"] = "table",
@@ -49,11 +49,16 @@ def export(
 
     checkpoint: a run folder, or a checkpoint file in one. peer: its key; null: all.
     folder: where to; null: `export` in the run folder, whose files are replaced; elsewhere none is.
-    formats: of the files; none, only with `mlflow`, writes none. mlflow: as models of the run in MLflow, for
-    mlflow.pytorch.load_model; what is logged already with the same weights is left as it is.
+    formats: of the files; null: all whose packages are installed; none, only with `mlflow`, writes none.
+    mlflow: as models of the run in MLflow, for mlflow.pytorch.load_model; what is logged already with the same weights is
+    left as it is.
     images: compared on so many test images, evenly taken from all; null: on all; 0, or without the data: on noise.
     Raises InputError, and RunFailed for a file that computes something else; then nothing is written.
     """
+    if formats is None:
+        formats = [name for name in FORMATS if not what_lacks(name)]
+        for name in set(FORMATS) - set(formats):
+            say(f"left out: {what_lacks(name)}")
     if not formats and not mlflow:
         raise InputError("task.formats", f"needs one of {', '.join(FORMATS)}")
     refuse_missing(formats)

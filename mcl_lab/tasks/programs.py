@@ -22,11 +22,15 @@ NEEDED = {"onnx": ("onnx", "onnxscript"), "pt2": (), "safetensors": ()}  # packa
 def refuse_missing(formats: Collection[str]) -> None:
     """Raise InputError("task.formats") when a format needs packages that are not installed."""
     for name in formats:
-        missing = [package for package in NEEDED[name] if importlib.util.find_spec(package) is None]
-        if missing:
+        if lack := what_lacks(name):
             others = ",".join(other for other in formats if not NEEDED[other]) or "safetensors"
-            install = f"{name} needs {' and '.join(missing)}: pip install -e '.[export]'"
-            raise InputError("task.formats", f"{install}; or without: task.formats=[{others}]")
+            raise InputError("task.formats", f"{lack}; or without: task.formats=[{others}]")
+
+
+def what_lacks(name: str) -> str:
+    """Of packages that a format needs, with the remedy; empty when they are installed."""
+    missing = [package for package in NEEDED[name] if importlib.util.find_spec(package) is None]
+    return f"{name} needs {' and '.join(missing)}: pip install -e '.[export]'" if missing else ""
 
 
 def traced(network: nn.Module, image_size: tuple[int, int]) -> torch.export.ExportedProgram:

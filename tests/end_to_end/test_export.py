@@ -337,6 +337,9 @@ def test_packages_that_are_missing(call, own_copy, baseline_run, monkeypatch):
     assert ended.err == "mcl_lab: a-resnet8.onnx was not run, without onnxruntime: pip install onnxruntime\n"
     missing = "onnxscript"
     ended = call(*words)
+    assert ended.status == 0 and "a-resnet8.pt2" in ended.out and "onnx" not in ended.out
+    assert ended.err == "mcl_lab: left out: onnx needs onnxscript: pip install -e '.[export]'\n"
+    ended = call(*words, "task.formats=[safetensors,onnx,pt2]")
     assert (ended.status, ended.out) == (2, "")
     assert ended.err == (
         "mcl_lab: error: task.formats: onnx needs onnxscript: pip install -e '.[export]'; "
