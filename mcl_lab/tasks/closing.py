@@ -76,7 +76,8 @@ def baseline_command(config: DictConfig, key: str, network: str) -> str | None:
     kept = [word for word in overrides(config) if not word.lstrip("+~").startswith(own)]
     peer = f"pair.peers.{key}."
     kept += [word.replace(peer, "pair.peers.a.") for word in overrides(config) if word.lstrip("+~").startswith(peer)]
-    return command_line(*kept, f"pair=single/{network}", "loss=baseline")
+    options = [f"--config-dir={_relative(path.removeprefix('file://'))}" for path in config.hydra.searchpath]
+    return command_line(*options, *kept, f"pair=single/{network}", "loss=baseline")
 
 
 def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:

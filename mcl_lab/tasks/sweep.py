@@ -51,7 +51,7 @@ def sweep(
         case "status":
             follow(screen(), ledger, ledger.runs, lambda: is_launching(folder))
         case "cancel":
-            _cancel(ledger)
+            ended = _cancel(ledger)
         case "resubmit":
             _resubmit(ledger, config.tracking.uri)
             return
@@ -61,6 +61,8 @@ def sweep(
         print(json.dumps(as_json(standings), indent=2))
     else:
         show_sweep(screen(), folder.name, standings)
+        if action == "cancel":
+            print(f"SLURM was asked to end {ended} of its jobs" if ended else "no job of it is in SLURM's queue")
 
 
 def _refuse_elsewhere(ledger: Ledger) -> None:
@@ -70,11 +72,13 @@ def _refuse_elsewhere(ledger: Ledger) -> None:
         raise InputError("task.sweep", f"{ledger.folder.name} was launched in {launched_in}: go there")
 
 
-def _cancel(ledger: Ledger) -> None:
+def _cancel(ledger: Ledger) -> int:
+    """How many jobs SLURM was asked to end."""
     require_slurm()
     if jobs := ledger.jobs_in_queue():
         cancel(jobs)
         ledger.ask_again()
+    return len(jobs)
 
 
 def _resubmit(ledger: Ledger, uri: str | None) -> None:

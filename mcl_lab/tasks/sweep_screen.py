@@ -148,8 +148,9 @@ def show_submission(
     if len(standings) > LONGEST:
         console.print(f"... and {len(standings) - LONGEST} more")
     jobs = sum(len(array.jobs) for array in submission.arrays)
-    arrays = ", ".join(array.id for array in submission.arrays)
-    places = f" in {jobs} {'job' if jobs == 1 else 'jobs'}: {arrays}" if jobs else ": all are finished, queued or running"
+    ids = [array.id for array in submission.arrays]
+    arrays = f"{'array' if len(ids) == 1 else 'arrays'} {', '.join(ids)}"
+    places = f" in {jobs} {'job' if jobs == 1 else 'jobs'}, {arrays}" if jobs else ": all are finished, queued or running"
     console.print(f"{len(submission.runs)} of {len(standings)} runs submitted{places}")
     lines = {"how it stands": [], "live": ["task.action=status"], "end it": ["task.action=cancel"]}
     for what, more in lines.items():
