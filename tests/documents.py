@@ -30,6 +30,7 @@ PLACEHOLDERS = [
     (r"/FOLDER/artifacts\b", "artifacts"),
     (r"\b(up|down) FOLDER\b", r"\1 cluster"),
 ]
+FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")  # the first line of a block that is a file of the reader's own
 _CAPITALS = re.compile(r"(?<![\w$])[A-Z]{3,}\b(?!_|=)")
 _COMMENT = re.compile(r"""('[^']*'|"(?:[^"\\]|\\.)*")|(?:^|(?<=\s))\#.*""")
 
@@ -139,11 +140,21 @@ def _outside_of_blocks(document: Path) -> list[str]:
 
 
 COMMANDS = [command for document in DOCUMENTS for command in commands(document)]
-_SUBMITTED = [command.text for command in COMMANDS if "hydra/launcher=slurm" in command.text]
+FILES = [block for document in DOCUMENTS for block in blocks(document) if FILE.match(block.text)]
+_SUBMITTED = [command.text for command in COMMANDS if re.search(r"\bhydra/launcher=(slurm|mysite)\b", command.text)]
+
+
+def write_files(folder: Path) -> None:
+    """Those of the reader's own."""
+    for block in FILES:
+        path = folder / FILE.match(block.text)[1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text, encoding="utf-8")
 
 
 def is_for_slurm(command: Command) -> bool:
-    """Whether it submits, or looks at what another one has submitted."""
-    names = {name for text in _SUBMITTED for name in re.findall(r"\+sweeps=(\w+)", text)}
+    """Whether it submits, asks whether it could, or looks at what another one has submitted."""
+    submitted = [text for text in _SUBMITTED if "dry_run=true" not in text]
+    names = {name for text in submitted for name in re.findall(r"\+sweeps=(\w+)", text)}
     named = re.search(r"\btask\.sweep=(\w+)", command.text)
     return command.text in _SUBMITTED or bool(named and named[1] in names)

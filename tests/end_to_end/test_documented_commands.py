@@ -17,7 +17,20 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from documents import COMMANDS, DOCUMENTS, HOUSE, blocks, commands, filled, is_for_slurm, parsed, text_of
+from documents import (
+    COMMANDS,
+    DOCUMENTS,
+    FILE,
+    FILES,
+    HOUSE,
+    blocks,
+    commands,
+    filled,
+    is_for_slurm,
+    parsed,
+    text_of,
+    write_files,
+)
 from mlflow_server import MlflowServer, wait_until
 from PIL import Image
 from runs import RUN, fork, only_folder
@@ -29,7 +42,6 @@ from mcl_lab.config.sweeps import expand
 
 SNIPPETS = [block for document in DOCUMENTS for block in blocks(document) if block.language == "python"]
 LANGUAGES = {"bash", "console", "python", "yaml", "math"}
-FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")  # the first line of a block that is a file of the reader's own
 
 SORTS = """\
 ```bash
@@ -48,7 +60,8 @@ python run.py: d``` `python -m pytest`
 ```
 So `python -m pytest`, or `python`.
 """
-SMALL = ["data.images.size=8", "data.batch_size=20", "trainer=debug", "trainer.max_steps=2", "trainer.threads=1"]
+SMALL = ["data.batch_size=20", "trainer=debug", "trainer.max_steps=2", "trainer.threads=1"]
+SMALL_IMAGES = "data.images.size=8"
 NOISE = ["task.images=100", "task.test_images=20", "task.num_classes=10", "task.image_size=8", "data.batch_size=20"]
 SMALL_BENCHMARK = ["pair=resnet8", "task.repeats=1", "task.events=1", "task.warmup=1", *NOISE]
 EXPECTED = r"mcl_lab: (\d+ runs read from experiment|figures of \d+ rows are in figures, attached) .*\n"  # on stderr
@@ -149,8 +162,8 @@ def in_a_sentence(command) -> bool:
 
 
 @of_kind("run")
-def test_a_command_passes_the_first_stage(command, own_network, monkeypatch):
-    monkeypatch.chdir(own_network)
+def test_a_command_passes_the_first_stage(command, own_files, monkeypatch):
+    monkeypatch.chdir(own_files)
     environment, words, _ = parsed(command.filled("mine"))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -165,7 +178,8 @@ def test_a_command_passes_the_first_stage(command, own_network, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if is_for_slurm(command)], ids=str)
-def test_a_command_for_slurm_passes_the_first_stage(command):
+def test_a_command_for_slurm_passes_the_first_stage(command, own_files, monkeypatch):
+    monkeypatch.chdir(own_files)
     _, words, _ = parsed(command.filled("mine"))
     for more in ([], *([setting] for setting in command.beside)):
         for config in composed([*words[2:], *more])[1]:
@@ -179,9 +193,10 @@ def test_what_a_command_is_shown_to_answer(command, capsys):
     assert capsys.readouterr() == ("", command.said)
 
 
-def test_the_folder_that_the_quick_start_is_shown_to_end_in():
+def test_the_folders_that_runs_are_shown_to_end_in():
     shown = {folder for document in DOCUMENTS for folder in re.findall(r"^run folder +(\S+)$", text_of(document), re.M)}
-    assert shown == {compose(["experiment=quickstart"]).hydra.run.dir}
+    trained = [parsed(command.text)[1][2:] for command in COMMANDS if "python run.py experiment=" in command.text]
+    assert shown <= {compose(words).hydra.run.dir for words in trained} and len(shown) == 2
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda block: f"{block.document.name}:{block.line}")
@@ -200,15 +215,11 @@ def composed(words):
 
 
 @pytest.fixture(scope="module")
-def own_network(tmp_path_factory):
-    """A folder with the files that README writes out."""
+def own_files(tmp_path_factory):
+    """A folder with the files that the documents write out."""
     folder = tmp_path_factory.mktemp("house")
-    files = [block for document in DOCUMENTS for block in blocks(document) if FILE.match(block.text)]
-    assert {block.language for block in files} == {"python", "yaml"}
-    for block in files:
-        path = folder / FILE.match(block.text)[1]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(block.text, encoding="utf-8")
+    assert {block.language for block in FILES} == {"python", "yaml"}
+    write_files(folder)
     return folder
 
 
@@ -278,20 +289,24 @@ def main_in_folder(folder, environment, words, out, err) -> None:
 
 
 @pytest.fixture(scope="module")
-def desk(own_network, empty_store, tmp_path_factory):
-    folder = Path(shutil.copytree(own_network, tmp_path_factory.mktemp("desk"), dirs_exist_ok=True))
+def desk(own_files, empty_store, tmp_path_factory):
+    folder = Path(shutil.copytree(own_files, tmp_path_factory.mktemp("desk"), dirs_exist_ok=True))
     desk = Desk(folder)
     shutil.copy(empty_store, folder / "mlflow.db")
     pixels = np.random.default_rng(0)
+    arrays = {"classes": np.arange(10).astype(str)}
     for part in ("train", "test"):
+        arrays |= {f"{part}_images": pixels.integers(256, size=(20, 8, 8, 3), dtype=np.uint8)}
+        arrays |= {f"{part}_labels": np.arange(20) % 10}
         for digit in "0123456789":
             path = folder / "images" / part / digit
             path.mkdir(parents=True)
             for image in range(2):
                 Image.fromarray(pixels.integers(256, size=(12, 12, 3), dtype=np.uint8)).save(path / f"{image}.png")
-    desk.run("python run.py experiment=quickstart", *SMALL)
+    np.savez(folder / "images" / "images.npz", **arrays)
+    desk.run("python run.py experiment=quickstart", SMALL_IMAGES, *SMALL)
     desk.finished = only_folder(folder).name
-    desk.run("python run.py pair=resnet32 loss=baseline", "data=digits", "data.name=cifar100", *SMALL)
+    desk.run("python run.py pair=resnet32 loss=baseline", "data=digits", "data.name=cifar100", SMALL_IMAGES, *SMALL)
     return desk
 
 
@@ -310,6 +325,8 @@ def smaller(command, finished) -> list[str]:
     if data is None:  # CIFAR-100 is not here, and a report is to find what is called so
         data = "digits" if "experiment=quickstart" in words else "cifar100"
     added = list(SMALL)
+    if data != "arrays":  # README's own
+        added.append(SMALL_IMAGES)
     if data in ("digits", "cifar10", "cifar100"):
         added += ["data=digits", f"data.name={data}"]
     if not any(word.startswith("seed=") for word in words):
@@ -396,7 +413,7 @@ def test_a_server(command, desk, tmp_path):
         wait_until(lambda: answer("localhost"))
         by_name = 200 if "hostname" in text else 403
         assert [answer("localhost"), answer(os.uname().nodename), answer("elsewhere")] == [200, by_name, 403]
-        desk.run("python run.py", "data=digits", "loss=baseline", *SMALL, f"tracking.uri=http://localhost:{port}")
+        desk.run("python run.py", "data=digits", "loss=baseline", SMALL_IMAGES, *SMALL, f"tracking.uri=http://localhost:{port}")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -16,7 +16,7 @@ TINY = [
 
 def test_readmes_own_network_trains(tmp_path):
     section = README.partition("## A network of your own")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```(\w+)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```(python|yaml|bash)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     assert [language for language, _ in blocks] == ["python", "yaml", "bash"]
     *files, (_, command) = blocks
     for _, text in files:

@@ -10,34 +10,49 @@ import sys
 import pytest
 from cluster import Cluster, why_not
 from desk import Desk
-from documents import COMMANDS, HOUSE, is_for_slurm, parsed
+from documents import COMMANDS, HOUSE, is_for_slurm, parsed, write_files
 
 pytestmark = pytest.mark.full
 SMALL = ["data=digits", "data.images.size=8", "data.batch_size=20", "trainer.max_steps=2", "tracking=none"]
 HELD = ["hydra.launcher.sbatch=[--hold]"]  # submitted, and never started
+SITE = ["hydra.launcher.partition=null", "hydra.launcher.account=null"]  # of which this cluster has none
 
 
 def test_a_sweep_from_submission_to_cancelling(cluster, tmp_path):
-    """No run begins: what runs do there is told by the other tests."""
+    """In the documents' order, but that a sweep is followed live when nothing of it is left in the queue. No run begins: what
+    runs do there is told by the other tests."""
     desk = Desk(tmp_path, cluster)
-    said, states = [], []
-    for command in filter(is_for_slurm, COMMANDS):
-        words = parsed(command.filled("mine"))[1][2:]
-        ended = desk.call(*words, *([] if "task=sweep" in words else [*SMALL, *HELD]))
+    write_files(tmp_path)
+    queued, done = 0, set()
+    for command in sorted(filter(is_for_slurm, COMMANDS), key=lambda command: what_it_does(command) == "status"):
+        words, does = parsed(command.filled("mine"))[1][2:], what_it_does(command)
+        small = {"submit": [*SMALL, *HELD], "dry_run": [*SMALL, "hydra.launcher.memory=2G"]}.get(does, [])
+        ended = desk.call(*words, *small, *(SITE if "mysite" in command.text else []))
         assert (ended.status, ended.err) == (0, ""), ended
-        said.append(ended.out)
-        states.append({run["state"] for run in desk.standings("heterogeneous")})
-    submitted, standing, again, cancelled = said
-    assert "24 of 24 runs submitted" in submitted and "0 of 24 runs submitted" in again
-    assert "queued" in standing and "cancel" in cancelled
-    assert states == [{"queued"}] * 3 + [{"cancelled"}]
-
-    # What stands beside these commands.
-    assert "24 of 24 runs submitted" in desk.run("task=sweep", "task.sweep=heterogeneous", "task.action=resubmit")
-    assert {run["state"] for run in desk.standings("heterogeneous")} == {"queued"} and desk.cluster.jobs()
-    desk.run("task=sweep", "task.sweep=heterogeneous", "task.action=cancel")
-    desk.run("task=sweep", "task.sweep=heterogeneous", "task.action=status")  # returns, as nothing is left to follow
+        match does:
+            case "dry_run":
+                assert "nothing was submitted" in ended.out and "#SBATCH" in ended.out
+                assert ("module load cuda" in ended.out) == ("mysite" in command.text)
+            case "submit" | "resubmit":
+                assert f"{24 - queued} of 24 runs submitted" in ended.out
+                queued = 24
+            case "cancel":
+                assert f"SLURM was asked to end {queued} of its jobs" in ended.out
+                assert "no job of it is in SLURM's queue" in desk.run(*words)
+                queued = 0
+            case "show" | "status":
+                assert "shufflenetv2_1x_resnet110-lmcl-s2" in ended.out
+        done.add(does)
+        states = {run["state"] for run in desk.standings("heterogeneous")}
+        assert states == ({"queued"} if queued else {"cancelled"} if "cancel" in done else set()), command
+    assert done == {"dry_run", "submit", "show", "status", "cancel", "resubmit"} and queued == 0
     desk.wait_for_queue()
+
+
+def what_it_does(command) -> str:
+    if action := re.search(r"\btask\.action=(\w+)", command.text):
+        return action[1]
+    return "show" if "task=sweep" in command.text else "dry_run" if "dry_run=true" in command.text else "submit"
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
