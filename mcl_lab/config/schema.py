@@ -78,6 +78,7 @@ class Tracking:
     experiment: Annotated[str, "not empty"]
     wait: Annotated[float, ">= 0"]
     models: bool = False
+    system: Annotated[float, ">= 1"] | None = None
 
 
 SECTIONS = {"trainer": Trainer, "tracking": Tracking, "data": Data, "pair": Pair, "loss": Loss}

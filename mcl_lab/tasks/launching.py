@@ -47,6 +47,7 @@ from mcl_lab.tasks.sweep_screen import SweepScreen, follow, named, show_submissi
 from mcl_lab.tracking.files import read_json, write_json
 from mcl_lab.tracking.processes import process_start, this_host
 from mcl_lab.tracking.secrets import without_credentials
+from mcl_lab.tracking.system import refuse_missing
 from mcl_lab.tracking.uri import credentials, network_warning, sqlite_file, stored_uri
 
 LONGEST_WAIT = 10.0  # seconds for a store to be ready before jobs are submitted; runs are recorded in any case
@@ -98,6 +99,8 @@ def launch(
             raise InputError(key, "must be the same for all runs of a sweep")
     if configs[0].tracking.uri is not None:
         stored_uri(configs[0].tracking.uri)  # refuses what MLflow has no store for, and what would be written down
+        for config in configs:
+            refuse_missing(config.tracking.get("system"))
     by_folder = _by_folder(configs)
     launcher = _launcher(configs)
     name = configs[0].sweep or name or f"multirun-{_hash(list(map(run_key, configs)))[:8]}"

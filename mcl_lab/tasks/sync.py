@@ -11,6 +11,7 @@ from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import RECORD, read_record
 from mcl_lab.tracking.passes import load_deliver
 from mcl_lab.tracking.recorded import is_running
+from mcl_lab.tracking.system import samples_left
 
 
 def sync(
@@ -62,12 +63,14 @@ def _deliver(folder: Path) -> tuple[str, bool]:
         if not alone:
             return "a sender is at work", True
         vanished = not is_running(folder)
-        if is_delivered(folder, vanished=vanished):
+        if is_delivered(folder, vanished=vanished) and not samples_left(folder):
             return f"already in {record['uri']}", True
         deliver = load_deliver()  # costs seconds: only when there is something to deliver
         try:
             whole = deliver(folder, vanished=vanished)
         except Exception as error:  # whatever a store may raise, the other runs are still to be tried
             note_failure(folder, one_line(error), failures=1, ended=vanished)
+            if is_delivered(folder, vanished=vanished):
+                return f"delivered to {record['uri']}, but for figures of the machine: {one_line(error)}", True
             return f"not delivered: {one_line(error)}", False
     return f"delivered to {record['uri']}" + ("" if whole else ", as far as it has come"), True

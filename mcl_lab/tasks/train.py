@@ -25,6 +25,7 @@ from mcl_lab.tracking.journal import Journal, is_finished, read_last_epoch, read
 from mcl_lab.tracking.lock import RunLock
 from mcl_lab.tracking.secrets import without_credentials
 from mcl_lab.tracking.sender import start_sender
+from mcl_lab.tracking.system import refuse_missing
 from mcl_lab.tracking.uri import network_warning, stored_uri
 from mcl_lab.training.checkpoints import Checkpoints, checksum_of_weights, drop_steps
 from mcl_lab.training.progress import ConsoleProgress
@@ -77,6 +78,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
     """
     if config.tracking.uri is not None:
         stored_uri(config.tracking.uri)  # refuses what MLflow has no store for
+        refuse_missing(config.tracking.get("system"))  # older configs have no such key
     where = {"uri": config.tracking.uri, "experiment": config.tracking.experiment}
     begun = read_record(folder)
     record = (begun or record_of(config, folder)) | where
@@ -150,7 +152,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     write_changes(folder, record, run.changes)
     journal.restore(trainer.records)
     journal.status("running")
-    start_sender(folder, config.tracking.uri)
+    start_sender(folder, config.tracking.uri, config.tracking.get("system"))
     log.info(
         "%s at epoch %d, step %d",
         "going on" if state else "starting",

@@ -17,16 +17,16 @@ POLL = 0.1  # seconds between two looks while waiting for the sender
 ERROR_LENGTH = 300  # characters of a store's error that are kept
 
 _TYPES = {name: str | None for name in ("experiment_id", "mlflow_run", "state", "parent")}
-_TYPES |= {"last_epoch": int, "artifacts": list, "started_ms": int | None, "error": dict | None}
+_TYPES |= {"last_epoch": int, "samples": int, "artifacts": list, "started_ms": int | None, "error": dict | None}
 _ERROR_TYPES = {"message": str, "failures": int, "ended": bool, "gave_up": bool}
 
 
 def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
     """What has been delivered of `record` to the store it names; a fresh memory when nothing has, or only elsewhere.
 
-    `experiment_id` and `mlflow_run` are MLflow's ids; `last_epoch` is the last epoch sent; `state` and `started_ms` are
-    those of the status that was delivered with all that belongs to it, `parent` is the record's then; `error` is the last try's, None after a good
-    one.
+    `experiment_id` and `mlflow_run` are MLflow's ids; `last_epoch` is the last epoch sent, `samples` the last line of
+    system.jsonl; `state` and `started_ms` are those of the status that was delivered with all that belongs to it, but for
+    samples, `parent` is the record's then; `error` is the last try's, None after a good one.
     """
     fresh = {
         "id": record["id"],
@@ -35,6 +35,7 @@ def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
         "experiment_id": None,
         "mlflow_run": None,
         "last_epoch": 0,
+        "samples": 0,
         "artifacts": [],
         "state": None,
         "started_ms": None,

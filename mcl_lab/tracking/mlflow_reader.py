@@ -11,6 +11,7 @@ from mcl_lab.tracking.delivery import one_line
 from mcl_lab.tracking.journal import KIND_TAG
 from mcl_lab.tracking.mlflow_store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG
 from mcl_lab.tracking.recorded import RecordedRun, StoreUnavailable, final_figures
+from mcl_lab.tracking.system import PREFIX
 from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stored_uri
 
 from mlflow import MlflowClient  # after mlflow_store, which sets it up  # isort: skip
@@ -67,7 +68,7 @@ class MlflowRuns:
         epochs: dict[int, dict[str, float]] = {}
         with self._reaching():
             names = self._client.get_run(place).data.metrics
-            for name in filter(wanted, names):
+            for name in (name for name in names if wanted(name) and not name.startswith(PREFIX)):
                 for point in self._client.get_metric_history(place, name):
                     epochs.setdefault(point.step, {})[name] = point.value
         return [{"epoch": epoch, "metrics": epochs[epoch]} for epoch in sorted(epochs)]

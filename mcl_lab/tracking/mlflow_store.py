@@ -1,4 +1,4 @@
-"""Carries a run's record to MLflow; with mlflow_reader.py, which reads it back, the only file that imports it.
+"""Carries a run's record to MLflow; mlflow_reader.py, which reads it back, imports this first: MLflow is set up here.
 
 Every pass may die at any point and be done again, by this process or another, without anything being there twice: the
 MLflow run is looked up by its tag, parameters and tags are compared, metrics carry the journal's own step and time
@@ -18,6 +18,7 @@ from mcl_lab.tracking.delivery import is_delivered, last_word, read_delivery, st
 from mcl_lab.tracking.files import exclusive, read_json
 from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, SWEEP_TAG, Damaged, read_epochs, read_record, read_status
 from mcl_lab.tracking.lock import LOCK
+from mcl_lab.tracking.system import Point, carry_samples
 from mcl_lab.tracking.uri import connectable_uri, sqlite_file
 
 
@@ -44,6 +45,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_I
 ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
 RUN_LOCK = "mlflow.lock"  # held by whoever looks a run up to make it when it is not there
 ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json", "table.md", "changes.diff", "changes-*.diff")  # patterns of names
+SAMPLES_FIRST = 2.0  # seconds that the end of a run may wait for the last of them; all but one are there as a rule
 MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "vanished": "FAILED"}
 
 for _chatty in ("mlflow", "alembic"):
@@ -71,7 +73,7 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     client, experiment_id = _connect(record["uri"], record["experiment"])
     run = _find_or_create_run(client, experiment_id, folder, record, delivery["mlflow_run"])
     if run.info.run_id != delivery["mlflow_run"]:  # a new one, or somebody deleted the one we knew
-        delivery |= {"last_epoch": 0, "artifacts": [], "state": None, "started_ms": None}
+        delivery |= {"last_epoch": 0, "samples": 0, "artifacts": [], "state": None, "started_ms": None}
     delivery |= {"experiment_id": experiment_id, "mlflow_run": run.info.run_id}
 
     _send_description(client, run, record)
@@ -87,15 +89,21 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     if state in (None, "submitted"):
         _reopen(client, run, state or "running")
     if state is None:
-        write_delivery(folder, delivery | {"error": None})
+        delivery["error"] = None
+        write_delivery(folder, delivery)
+        _send_samples(client, run, folder, delivery)
         return False
     figures = _send_final_figures(client, run, folder, status) if state == "finished" else {}
     if state in MLFLOW_STATUS:
         _send_end(client, run, folder, status, state)
         _check_taken(client, run, folder, record, MLFLOW_STATUS[state], figures)
     delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a server may have no place for them
+    if delivery["error"] is None:  # else they may be what failed, or many: the end is not kept waiting for them
+        _send_samples(client, run, folder, delivery, seconds=SAMPLES_FIRST)
     delivery |= {"state": state, "started_ms": started_ms(status), "parent": record["parent"]}
-    write_delivery(folder, delivery | {"error": None})  # only now: until then it is what people are told
+    delivery["error"] = None  # only now: until then it is what people are told
+    write_delivery(folder, delivery)
+    _send_samples(client, run, folder, delivery)
     return is_delivered(folder, vanished=vanished)
 
 
@@ -197,6 +205,17 @@ def _send_epochs(client: MlflowClient, run: Run, folder: Path, *, after: int) ->
 
 def _send_epoch(client: MlflowClient, run: Run, epoch: dict[str, Any]) -> None:
     _log_metrics(client, run, epoch["metrics"], time_ms=epoch["time_ms"], step=epoch["epoch"])
+
+
+def _send_samples(
+    client: MlflowClient, run: Run, folder: Path, delivery: dict[str, Any], *, seconds: float = float("inf")
+) -> None:
+    """Send the samples of the machine that are not there yet, and remember how far that came in about so many seconds."""
+
+    def send(points: list[Point]) -> None:
+        client.log_batch(run.info.run_id, metrics=[Metric(*point) for point in points], synchronous=True)
+
+    carry_samples(send, folder, delivery, seconds)
 
 
 def _send_final_figures(client: MlflowClient, run: Run, folder: Path, status: dict[str, Any]) -> dict[str, float]:

@@ -32,7 +32,7 @@ def sweep(server):
     folder = server.folder
     (folder / "conf" / "sweeps").mkdir(parents=True)
     (folder / "conf" / "sweeps" / "pairs.yaml").write_text(ROWS)
-    smaller = [word for word in SMALL if "peers.b" not in word] + ["trainer.epochs=4", f"tracking.uri={server.uri}"]
+    smaller = [word for word in SMALL if "peers.b" not in word] + ["trainer.epochs=4", "tracking.system=1", f"tracking.uri={server.uri}"]
     sweeps = ["--config-dir=conf", "+sweeps=pairs", "hydra.launcher.jobs=2"]
 
     def run(*arguments):
@@ -114,6 +114,14 @@ def test_a_run_has_its_networks(server, sweep, browser, picture):
     (run,) = [run for name, run in runs.items() if name.startswith("resnet8-lmcl-")]
     browser.open(f"{server.uri}/#/experiments/{experiment}/runs/{run.info.run_id}")
     browser.wait_for("Logged models", "a-resnet8", "b-resnet8")
+
+
+def test_a_run_has_its_machine(server, sweep, browser, picture):
+    experiment, runs = runs_of(server)
+    run = next(run for run in runs.values() if run.data.params.get("loss") == "lmcl")
+    browser.open(f"{server.uri}/#/experiments/{experiment}/runs/{run.info.run_id}/system-metrics")
+    browser.wait_for("System metrics", "cpu_utilization_percentage", f"{run.info.run_name} (system/")
+    assert browser.find(".js-plotly-plot")
 
 
 def test_a_run_has_config_data_and_figures(server, sweep, browser, picture):
