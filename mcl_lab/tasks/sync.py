@@ -9,7 +9,7 @@ from mcl_lab.errors import InputError, RunFailed, plain_text
 from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, note_failure, one_line
 from mcl_lab.tracking.files import exclusive
 from mcl_lab.tracking.journal import RECORD, read_record
-from mcl_lab.tracking.passes import load_deliver
+from mcl_lab.tracking.passes import load_deliver, load_known_ids
 from mcl_lab.tracking.recorded import is_running
 from mcl_lab.tracking.system import samples_left
 
@@ -18,6 +18,8 @@ def sync(
     config: Any, *, runs: Annotated[str, "not empty"] | Annotated[Sequence[str], "not empty"] = "runs"
 ) -> None:
     """Deliver every record under `runs`, a run folder or a folder of them at any depth, or several, that its store lacks.
+
+    What was delivered before is delivered again when the store has it no more, unless somebody deleted it there as a run.
 
     Each goes to the store that its own record names: `tracking.uri` of this command line is not used. User and password
     come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. A run whose process is gone without a last word is
@@ -33,9 +35,9 @@ def sync(
         if not os.path.isdir(place):
             raise InputError("task.runs", f"there is no folder {place}; give a run folder or a folder of them")
     folders = sorted({record.parent for place in places for record in place.rglob(RECORD)})
-    failed = []
+    failed, known = [], Known()
     for folder in folders:
-        outcome, delivered = _sync_one(folder)
+        outcome, delivered = _sync_one(folder, known)
         print(plain_text(f"{folder}: {outcome}"), flush=True)
         if not delivered:
             failed.append(folder)
@@ -45,15 +47,32 @@ def sync(
         raise RunFailed(f"{len(failed)} of {len(folders)} runs could not be delivered; their records are kept")
 
 
-def _sync_one(folder: Path) -> tuple[str, bool]:
+class Known:
+    """What the stores have, each asked once: somebody may have deleted a database, or put an older copy in its place."""
+
+    def __init__(self):
+        self._ids: dict[tuple[str, str], set[str] | str] = {}
+
+    def ids(self, record: dict[str, Any]) -> set[str] | str:
+        """The ids of the records in the store of this one; or in one line why it cannot be asked."""
+        place = (record["uri"], record["experiment"])
+        if place not in self._ids:
+            try:
+                self._ids[place] = load_known_ids()(*place)
+            except Exception as error:  # whatever a store may raise
+                self._ids[place] = str(error) if isinstance(error, RunFailed) else one_line(error)
+        return self._ids[place]
+
+
+def _sync_one(folder: Path, known: Known) -> tuple[str, bool]:
     """What became of one run, in words, and whether that is well."""
     try:
-        return _deliver(folder)
+        return _deliver(folder, known)
     except OSError as error:  # a file system that fails, or may only be read
         return f"not delivered: {one_line(error)}", False
 
 
-def _deliver(folder: Path) -> tuple[str, bool]:
+def _deliver(folder: Path, known: Known) -> tuple[str, bool]:
     record = read_record(folder)
     if record is None:
         return f"{RECORD} is damaged", False
@@ -64,7 +83,11 @@ def _deliver(folder: Path) -> tuple[str, bool]:
             return "a sender is at work", True
         vanished = not is_running(folder)
         if is_delivered(folder, vanished=vanished) and not samples_left(folder):
-            return f"already in {record['uri']}", True
+            ids = known.ids(record)
+            if isinstance(ids, str):
+                return f"was delivered to {record['uri']}, which cannot be asked now: {ids}", True
+            if record["id"] in ids:
+                return f"already in {record['uri']}", True
         deliver = load_deliver()  # costs seconds: only when there is something to deliver
         try:
             whole = deliver(folder, vanished=vanished)

@@ -15,10 +15,22 @@ from mcl_lab.tracking.system import PREFIX
 from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stored_uri
 
 from mlflow import MlflowClient  # after mlflow_store, which sets it up  # isort: skip
-from mlflow.entities import Run  # isort: skip
+from mlflow.entities import Run, ViewType  # isort: skip
 
 PAGE = 1000  # runs a request
 STATES = {status: state for state, status in MLFLOW_STATUS.items() if state != "vanished"}
+
+
+def known_ids(uri: str, experiment: str) -> set[str]:
+    """The ids of all our records in an experiment, of runs that somebody deleted too; none where there is no such file or
+    experiment. `uri` as it is stored. Raises what MLflow raises."""
+    database = sqlite_file(uri)
+    if database is not None and not database.exists():  # MLflow would make it
+        return set()
+    client = MlflowClient(tracking_uri=connectable_uri(uri))
+    found = client.get_experiment_by_name(experiment)
+    runs = [] if found is None else _search(client, found.experiment_id, ViewType.ALL)
+    return {run.data.tags[ID_TAG] for run in runs if ID_TAG in run.data.tags}
 
 
 class MlflowRuns:
@@ -80,14 +92,7 @@ class MlflowRuns:
                 self._client.log_artifact(place, str(file), folder)
 
     def _search(self) -> list[Run]:
-        found, token = [], ""
-        while token is not None:
-            page = self._client.search_runs(
-                [self._experiment_id], max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
-            )
-            found += [run for run in page if _is_ours(run)]
-            token = page.token or None
-        return found
+        return list(filter(_is_ours, _search(self._client, self._experiment_id, ViewType.ACTIVE_ONLY)))
 
     def _read(self, run: Run) -> RecordedRun:
         tags = run.data.tags
@@ -119,6 +124,17 @@ class MlflowRuns:
             yield
         except Exception as error:  # of what is no MLflow server, MLflow raises whatever its answer trips over
             raise StoreUnavailable(f"{self.uri} does not answer as an MLflow store: {one_line(error)}") from error
+
+
+def _search(client: MlflowClient, experiment_id: str, view: int) -> Iterator[Run]:
+    """All runs of an experiment, the oldest first."""
+    token = ""
+    while token is not None:
+        page = client.search_runs(
+            [experiment_id], run_view_type=view, max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
+        )
+        yield from page
+        token = page.token or None
 
 
 def _is_ours(run: Run) -> bool:

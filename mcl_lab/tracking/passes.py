@@ -1,5 +1,6 @@
 """MLflow's side of delivering, kept in bounds: it may be missing or broken, and its server may answer without end."""
 
+import importlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,18 +17,27 @@ def load_deliver(longest_pass: float = LONGEST_PASS) -> Callable[..., bool]:
 
     Raises RunFailed, in one line, when MLflow is missing or cannot be imported.
     """
+    return _load("mlflow_store", "deliver", longest_pass)
+
+
+def load_known_ids(longest_pass: float = LONGEST_PASS) -> Callable[[str, str], set[str]]:
+    """mlflow_reader's `known_ids`, likewise."""
+    return _load("mlflow_reader", "known_ids", longest_pass)
+
+
+def _load(module: str, name: str, longest_pass: float) -> Callable:
     try:
-        from mcl_lab.tracking.mlflow_store import deliver
+        function = getattr(importlib.import_module(f"mcl_lab.tracking.{module}"), name)
     except ImportError as error:
         raise RunFailed(f"{NOT_INSTALLED} ({one_line(error)})") from error
     except Exception as error:  # whatever a broken package may raise
         raise RunFailed(f"MLflow cannot be imported: {one_line(error)}") from error
 
-    def deliver_in_time(*arguments, **options) -> bool:
+    def in_time(*arguments, **options):
         with _at_most(longest_pass):
-            return deliver(*arguments, **options)
+            return function(*arguments, **options)
 
-    return deliver_in_time
+    return in_time
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from mcl_lab.errors import InputError, RunFailed
 from mcl_lab.tasks.sync import sync
@@ -86,3 +89,38 @@ def test_a_user_sees_nothing_of_mlflow_s_own_talk(store, new_run):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{journal.folder}: delivered to {store}\n"
+
+
+def sync_in_a_new_process(place: Path) -> list[str]:
+    """What became of each run, in two words. MLflow keeps a database open that a process has once opened."""
+    code = f"from mcl_lab.tasks.sync import sync; sync(None, runs={str(place)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    return [re.match(r"\S+: (\w+ \w+)", line)[1] for line in done.stdout.splitlines()]
+
+
+def test_what_a_store_has_lost_is_delivered_again(store, empty_store, new_run, stored_runs, epoch, tmp_path):
+    """A database that somebody deleted, or put an older copy in its place; a run deleted in the UI stays so."""
+    database = tmp_path / "mlflow.db"
+    for name in ("a", "b", "sweeps/mine"):
+        journal = new_run(store, name)
+        journal.append(epoch(1))
+        journal.status("finished")
+    assert sync_in_a_new_process(tmp_path) == ["delivered to"] * 3
+    before = {run["name"]: run["metrics"] for run in stored_runs(store)}
+    database.unlink()
+    assert sync_in_a_new_process(tmp_path) == ["delivered to"] * 3
+    assert {run["name"]: run["metrics"] for run in stored_runs(store)} == before and len(before) == 3
+
+    shutil.copy(empty_store, database)
+    assert sync_in_a_new_process(tmp_path / "a") == ["delivered to"]
+    MlflowClient(tracking_uri=store).delete_run(stored_runs(store)[0]["id"])
+    assert sync_in_a_new_process(tmp_path) == ["already in", "delivered to", "delivered to"]
+    assert sorted(run["name"] for run in stored_runs(store)) == ["a", "b", "sweeps/mine"]
+
+
+def test_a_store_that_has_gone_away_since_is_said_so(store, new_run, tmp_path, capsys):
+    new_run(store).status("finished")
+    sync(None, runs=str(tmp_path / "run"))
+    assert "delivered to" in capsys.readouterr().out
+    (tmp_path / "mlflow.db").write_text("no database any more")
+    assert sync_in_a_new_process(tmp_path / "run") == ["was delivered"]
