@@ -70,6 +70,7 @@ class Trainer:
     channels_last: bool
     deterministic: bool
     checkpoint_steps: Annotated[int, ">= 1"] | None
+    compile: Literal["kernels", "graphs"] | None = None
 
 
 @dataclass

@@ -5,7 +5,6 @@ S_i S_j pairs of embeddings of different peers, B batch, d projection width. Ind
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -73,30 +72,20 @@ def mutual_contrastive(
     return MutualContrastive(vcl, soft_vcl, icl, soft_icl)
 
 
-@lru_cache(maxsize=64)  # once for a cohort: an index made on the host would make a CUDA device wait at every step
-@torch.inference_mode(False)  # an index made in inference mode could not be kept for a backward later
-def pair_index(stages: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The P pairs' first and second embedding as numbers 0 ... A-1, in the order for i, for j != i, for k, for z."""
-    starts = [sum(stages[:i]) for i in range(len(stages))]
-    pairs = [
-        (starts[i] + k, starts[j] + z)
-        for i in range(len(stages))
-        for j in range(len(stages))
-        if j != i
-        for k in range(stages[i])
-        for z in range(stages[j])
-    ]
-    index = torch.tensor(pairs, dtype=torch.int64, device=device).reshape(-1, 2)
-    return index[:, 0], index[:, 1]
-
-
 def _symmetric_weights(stages: tuple[int, ...], pair_weights: Tensor | None, like_ABd: Tensor) -> Tensor:
     """w_ab + w_ba at every (a, b) of different peers and 0 elsewhere, (A, A, B)."""
-    a_size, b_size, _ = like_ABd.shape
-    first, second = pair_index(stages, like_ABd.device)
+    b_size = like_ABd.shape[1]
+    sizes = [s_i * s_j for i, s_i in enumerate(stages) for j, s_j in enumerate(stages) if j != i]
     if pair_weights is None:
-        pair_weights = like_ABd.new_ones(1, 1).expand(len(first), b_size)
-    weight_AAB = like_ABd.new_zeros(a_size, a_size, b_size).index_put((first, second), pair_weights)
+        pair_weights = like_ABd.new_ones(1, 1).expand(sum(sizes), b_size)
+    blocks, rows = iter(pair_weights.split(sizes)), []
+    for i, s_i in enumerate(stages):
+        row = [
+            like_ABd.new_zeros(s_i, s_i, b_size) if j == i else next(blocks).reshape(s_i, s_j, b_size)
+            for j, s_j in enumerate(stages)
+        ]
+        rows.append(torch.cat(row, dim=1))
+    weight_AAB = torch.cat(rows)
     return weight_AAB + weight_AAB.transpose(0, 1)
 
 

@@ -1,7 +1,7 @@
 """The weight network: how much each pair of layers should match, for each sample (L-MCL, TPAMI 2023, section 3.5)."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Annotated
 
 import torch
@@ -33,19 +33,8 @@ class WeightNetwork(nn.Module):
                 for projection, embedding in zip(*peer, strict=True)
             ]
         )
-        first, second = _pairs(self.heads, u_ABd.device)
-        return torch.sigmoid(torch.einsum("abd,cbd->acb", u_ABd, u_ABd)[first, second])
-
-
-@lru_cache(maxsize=64)  # once for a cohort: an index made on the host would make a CUDA device wait at every step
-@torch.inference_mode(False)  # an index made in inference mode could not be kept for a backward later
-def _pairs(heads: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    peer_of = torch.repeat_interleave(torch.arange(len(heads)), torch.tensor(heads))
-    grouped = [
-        torch.cartesian_prod((peer_of == i).nonzero()[:, 0], (peer_of == j).nonzero()[:, 0])
-        for i in range(len(heads))
-        for j in range(len(heads))
-        if j != i
-    ]
-    index = torch.cat(grouped).to(device)
-    return index[:, 0], index[:, 1]
+        similarity_AAB = torch.einsum("abd,cbd->acb", u_ABd, u_ABd)
+        starts = list(accumulate(self.heads, initial=0))
+        peers = [slice(start, end) for start, end in pairwise(starts)]
+        of_pairs = [similarity_AAB[i, j].flatten(0, 1) for i in peers for j in peers if i is not j]
+        return torch.sigmoid(torch.cat(of_pairs))

@@ -35,7 +35,8 @@ class Subject:
         self.data = build.Data(noise(images), {"test": noise(test_images)}, facts, [], [])
         self.learners = build.build_learners(config, num_classes, self.device, (size, size))
         self.updates = build.build_updates(config, self.learners)
-        self.step = Step(self.learners.cohort, self.learners.objective, self.updates.optimizer)
+        self.plain = Step(self.learners.cohort, self.learners.objective, self.updates.optimizer)
+        self.step = Step(self.plain.cohort, self.plain.objective, self.plain.optimizer, config.trainer.compile)
         self.batches = build.training_batches(config, self.data)
         self.endless = self._endless()
         self.test_batches = build.evaluation_batches(self.data.evaluated["test"], facts, config)
@@ -92,7 +93,9 @@ class Subject:
         event.apply(event.hypergradient(images, labels, self.updates.optimizer.param_groups[0]["lr"]))
 
     def counts(self, warmup: int) -> dict:
-        """What does not need to be measured again and again: memory, operations, arithmetic; warmed up on the way."""
+        """What does not need to be measured again and again: memory, operations, arithmetic; warmed up on the way. Operations are
+        those of a step as it is written, which compiling may fuse."""
+        self.step(*next(self.endless))  # which compiles it, when it is to be
         images, labels = next(self.endless)
         output = self.learners.cohort(images)
         leaves = [[x.detach().requires_grad_() for x in stages] for stages in output.embeddings]
@@ -100,14 +103,14 @@ class Subject:
         detached = type(output)(leaves, logits)
         del output
         operations = {
-            "step": count_operations(lambda: self.step(images, labels)),
-            "loss": count_operations(lambda: self.step.backward(self.step.loss(detached, labels))),
+            "step": count_operations(lambda: self.plain(images, labels)),
+            "loss": count_operations(lambda: self.plain.backward(self.plain.loss(detached, labels))),
         }
         peak = PeakMemory(self.device)
         for _ in range(warmup):
             self.step(*next(self.endless))
         memory = {"step": peak.read()}
-        multi_adds = {"step": count_multi_adds(lambda: self.step(images, labels))}
+        multi_adds = {"step": count_multi_adds(lambda: self.plain(images, labels))}
         if self.updates.meta_event is not None:
             peak = PeakMemory(self.device)
             self._event(images, labels)

@@ -163,6 +163,8 @@ def as_it_was(config: DictConfig, original: Original) -> DictConfig:
         again.trainer.threads = threads if isinstance(threads, int) and threads > 0 else stored.trainer.threads
     if "trainer.deterministic" not in typed:
         again.trainer.deterministic = stored.trainer.deterministic
+    if "trainer.compile" not in typed:
+        again.trainer.compile = stored.trainer.get("compile")  # older configs have no such key
     again.tracking = config.tracking
     again.task = compose([]).task
     again.sweep = None

@@ -127,6 +127,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
         epochs=config.trainer.epochs,
         max_steps=config.trainer.max_steps,
         checkpoint_steps=config.trainer.checkpoint_steps,
+        compile=config.trainer.get("compile"),  # older configs have no such key
         save=save,
         record=journal.append,
         progress=progress,

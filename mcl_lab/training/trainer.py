@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ class Trainer:
         those of `evaluate`. optimizer: of all that the terms train.
     evaluations: by name (`test`, `validation`), batches to score after each epoch; on `test` layer weights are recorded.
     parts: by name, all that has a state (state_dict, load_state_dict), what is named here included.
+    compile: as of `Step`.
     save: called with (state, whole epochs, steps) for a checkpoint, at each epoch's end and every `checkpoint_steps` steps.
     record: called with each epoch's record once its checkpoint is written.
     """
@@ -79,6 +80,7 @@ class Trainer:
         epochs: int,
         max_steps: int | None,
         checkpoint_steps: int | None,
+        compile: Literal["kernels", "graphs"] | None = None,
         save: Callable[[dict, int, int], None],
         record: Callable[[dict], None],
         progress: Progress,
@@ -86,7 +88,7 @@ class Trainer:
         self.cohort = cohort
         self.objective = objective
         self.optimizer = optimizer
-        self.step = Step(cohort, objective, optimizer)
+        self.step = Step(cohort, objective, optimizer, compile)
         self.schedules = schedules
         self.batches = batches
         self.evaluations = evaluations

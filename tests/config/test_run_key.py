@@ -42,7 +42,8 @@ def test_what_decides_the_numbers_changes_the_key(base, override):
     "override",
     [
         "trainer=cpu", "trainer.device=cpu", "trainer.threads=1",
-        "trainer.deterministic=true", "trainer.checkpoint_steps=7", "data.root=/elsewhere", "tracking=none", "tracking.system=5",
+        "trainer.deterministic=true", "trainer.compile=kernels", "trainer.checkpoint_steps=7",
+        "data.root=/elsewhere", "tracking=none", "tracking.system=5",
         "task=summary", "tracking.uri=http://host", "hydra.run.dir=here", "resume=there", "optimizer.lr=1e-1",
         "data.validation=0", "experiment=paper_cifar100", "trainer.epochs=300", "loss.classification.weight=1",
     ],
@@ -114,10 +115,12 @@ def test_run_name_is_the_default_folder(base):
     assert re.fullmatch(r"[0-9a-f]{64}", key.run_key(base))
 
 
+PLAIN = st.text().filter(lambda text: text != "???" and "$" not in text)  # which mean something to OmegaConf
+
+
 @settings(max_examples=40, deadline=None)
-@given(st.text(), st.text())
+@given(PLAIN, PLAIN)
 def test_names_are_fit_for_files(base, network, loss):
-    network, loss = network.replace("$", ""), loss.replace("$", "")
     config = changed(base, pair__peers__a__name=network, loss__name=loss)
     assert set(key.run_name(config)) <= set(string.ascii_letters + string.digits + "._-")
     assert not key.run_name(config).startswith((".", "-")) and len(key.run_name(config)) < 200

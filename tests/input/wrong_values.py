@@ -21,6 +21,8 @@ WRONG_VALUES = [
     (["trainer.max_steps=0"], "trainer.max_steps", [">= 1 or null"]),
     (["trainer.precision=fp16"], "trainer.precision", ["float32, tf32, bf16"]),
     (["trainer.precision=tf32", "trainer=cpu"], "trainer.precision", ["trainer.device=cuda"]),
+    (["trainer.compile=true"], "trainer.compile", ["kernels, graphs"]),
+    (["trainer.compile=graphs", "trainer=cpu"], "trainer.compile", ["trainer.device=cuda"]),
     (["trainer.device=gpu"], "trainer.device", ["auto, cpu, cuda"]),
     (["trainer.deterministic=1"], "trainer.deterministic", ["true or false"]),
     (["data.batch_size=1"], "data.batch_size", ["an integer >= 2"]),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import plain_mutual_contrastive
 
-from mcl_lab.losses.contrastive import TERMS, mutual_contrastive, pair_index
+from mcl_lab.losses.contrastive import TERMS, mutual_contrastive
 
 
 def make_batch(stages, class_sizes, width=5, seed=0):
@@ -106,17 +106,6 @@ def test_only_the_terms_asked_for(terms):
     for term in TERMS:
         assert (getattr(losses, term) is not None) == (term in terms)
         assert term not in terms or getattr(losses, term).equal(getattr(everything, term))
-
-
-def test_order_of_pairs():
-    first, second = pair_index((2, 1, 2), torch.device("cpu"))
-    names = ["a1", "a2", "b1", "c1", "c2"]
-    pairs = [names[a] + names[b] for a, b in zip(first.tolist(), second.tolist(), strict=True)]
-    assert pairs == (
-        ["a1b1", "a2b1"] + ["a1c1", "a1c2", "a2c1", "a2c2"]  # i = a: j = b, then c; for k, for z
-        + ["b1a1", "b1a2"] + ["b1c1", "b1c2"]
-        + ["c1a1", "c1a2", "c2a1", "c2a2"] + ["c1b1", "c2b1"]
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1e-3, 1e-4])
