@@ -193,6 +193,8 @@ def _check_names(key: str, node: dict, fields: type, open_ended: bool = False) -
 
 def unknown_key(key: str, known: Collection[str]) -> InputError:
     """The error for a key that is not there, with the nearest one that is."""
+    if re.fullmatch(r"pair\.peers\.\w+", key):
+        return InputError(key, f"there is no such peer; to add one write +network@{key}=OPTION")
     apart = [name for name in known if not key.startswith(f"{name}.")]
     return InputError(key, "there is no such setting" + (nearest(key, apart) or f"; {SEE_ALL}"))
 

@@ -49,9 +49,11 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed += parser.parse_overrides([text])
         except OverrideParseException as error:
-            reason = error.message.splitlines()[-1 if "missing EQUAL" in error.message else 0]
-            hint = "write KEY=VALUE" if "=" not in text else "quote special characters: 'KEY=\"VALUE\"'"
-            raise InputError(_key_of(text), f"cannot read {text!r} ({reason}); {hint}") from error
+            if "=" not in text:
+                hint = "has no value; write KEY=VALUE, without spaces beside the ="
+                raise InputError(_key_of(text), f"cannot read {text!r}: it {hint}") from error
+            hint = "quote special characters: 'KEY=\"VALUE\"'"
+            raise InputError(_key_of(text), f"cannot read {text!r} ({error.message.splitlines()[0]}); {hint}") from error
         except (ValueError, RecursionError) as error:  # more digits, or deeper nesting, than Python takes
             raise InputError(_key_of(text), f"cannot be read: {error}") from error
     return parsed
@@ -169,7 +171,10 @@ def _missing_option(error: MissingConfigException, parsed: Collection[Override])
             if missing == f"{override.key_or_group}/{value}":
                 known = options(override.key_or_group) | set(error.options or ())
                 key = override.get_key_element().lstrip("+")
-                return InputError(key, f"there is no option {value}{nearest(str(value), known)}; {_listed(known)}")
+                meant = nearest(str(value), known)
+                short = not meant or len(known) <= 10
+                others = f"; {_listed(known)}" if short else " All of them: python run.py task=list"
+                return InputError(key, f"there is no option {value}{meant}{others}")
     return InputError(missing or "config", " ".join(str(error).split("Config search path")[0].split()))
 
 
@@ -194,6 +199,8 @@ def _translated(error: Exception, parsed: Collection[Override]) -> InputError:
         same_group = [f"; did you mean {name}?" for name in known if name.startswith(f"{key}@")]
         hint = same_group[0] if same_group else f"{nearest(key, known)}; to add it write +{key}=OPTION"
         return InputError(key, f"is not in the config{hint}")
+    if twice := re.search(r"Multiple values for ([^ ]+)\.", message):
+        return InputError(twice[1], f"is in the config already; write {twice[1]}=OPTION without the +")
     if message.startswith("Could not append") and "already" in message:
         return InputError(key, f"is already in the config; write {key}=VALUE without the +")
     if message.startswith("Could not delete"):

@@ -67,7 +67,7 @@ def differences(ours: Mapping, theirs: Mapping) -> list[str]:
     """The leaves in which two plain configs (`key_config`) differ, as lines `optimizer.lr: 0.1 -> 0.2`."""
     before, after = dict(leaves(ours)), dict(leaves(theirs))
     return [
-        f"{key}: {before.get(key, '(none)')} -> {after.get(key, '(none)')}"
+        f"{key}: {_as_typed(before.get(key, '(none)'))} -> {_as_typed(after.get(key, '(none)'))}"
         for key in sorted(before.keys() | after.keys())
         if key not in before or key not in after or before[key] != after[key]
     ]
@@ -79,7 +79,11 @@ def changes(ours: Mapping, theirs: Mapping) -> dict[str, str]:
     before, after = dict(leaves(ours)), dict(leaves(theirs))
     changed = {key: value for key, value in after.items() if key not in before or before[key] != value}
     changed |= dict.fromkeys(filter(None, (_gone(key, after) for key in before.keys() - after.keys())))
-    return {key: "null" if changed[key] is None else str(changed[key]) for key in sorted(changed)}
+    return {key: _as_typed(changed[key]) for key in sorted(changed)}
+
+
+def _as_typed(value: object) -> str:
+    return "null" if value is None else str(value)
 
 
 def _gone(key: str, after: Mapping[str, object]) -> str | None:

@@ -7,13 +7,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mcl_lab.errors import InputError
 
+EXAMPLES = {"task.checkpoint": "runs/FOLDER", "task.run": "runs/FOLDER"}
+
 
 def plain(config: DictConfig) -> dict:
     """The config without `hydra`, every interpolation resolved. Raises InputError for a missing or broken value."""
     tree = unresolved(config)
     for key, value in leaves(tree):
         if value == "???":
-            raise InputError(key, f"needs a value, e.g. {key}={'PATH' if key.endswith('root') else 'VALUE'}")
+            example = EXAMPLES.get(key, "PATH" if key.endswith("root") else "VALUE")
+            raise InputError(key, f"needs a value, e.g. {key}={example}")
     # Resolving takes several times as long as the rest, so what has nothing to resolve is taken as it is written.
     return {name: resolve(config, name) if _has_interpolation(node) else node for name, node in tree.items()}
 

@@ -74,7 +74,7 @@ def cells(table: Table, section: Section, style: Style, **options: Sequence[str]
 
 def caption(figure: str) -> str:
     """What the numbers are."""
-    return f"Test accuracy (%), {FIGURES[figure]}, mean ± standard deviation (n seeds)"
+    return f"Test accuracy (%), {FIGURES[figure]}, mean ± std (n seeds)"
 
 
 def markdown(tables: Tables) -> str:

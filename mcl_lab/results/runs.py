@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 HEADLINE = "own_head_last_epoch"
 
@@ -24,14 +25,10 @@ def read_results(runs: Path) -> list[dict]:
 
 
 def baseline_accuracies(results: Sequence[Mapping], like: Mapping, network: Mapping) -> list[float]:
-    """The headline accuracies (%) of `network` (a peer's node of the config) trained alone, one for each peer and seed.
+    """The headline accuracy (%) of `network` (a peer's node of the config) trained alone, one for each run: the mean of its equals.
 
     like: the result to compare with; only runs of the same data, schedule, optimizer and precision count (`recipe_key`).
     """
-    return [
-        peer[HEADLINE]
-        for result in results
-        if result["loss"] == "baseline" and result["recipe_key"] == like["recipe_key"]
-        for peer in result["peers"].values()
-        if peer["config"] == network
-    ]
+    comparable = [result for result in results if (result["loss"], result["recipe_key"]) == ("baseline", like["recipe_key"])]
+    equals = [[peer[HEADLINE] for peer in result["peers"].values() if peer["config"] == network] for result in comparable]
+    return [mean(accuracies) for accuracies in equals if accuracies]

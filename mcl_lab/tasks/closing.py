@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mcl_lab.config.compose import CONF, overrides
 from mcl_lab.config.sweeps import as_typed
+from mcl_lab.config.targets import PLUGINS_VARIABLE
 from mcl_lab.results.runs import HEADLINE, baseline_accuracies, read_result, read_results
 from mcl_lab.tasks.screen import table
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
@@ -69,15 +70,19 @@ def result_table(result: dict, baselines: dict[str, list[float]]) -> Table:
 
 
 def baseline_command(config: DictConfig, key: str, network: str) -> str | None:
-    """The command that trains peer `key`, a `network`, alone by this run's recipe; None for one without a file of that name."""
+    """The command that trains peer `key`, a `network`, alone by this run's recipe; None for one that no option of a group is."""
+    single = [f"pair=single/{network}"]
     if not (CONF / "pair" / "single" / f"{network}.yaml").exists():
-        return None
+        option = config.hydra.runtime.choices.get(f"network@pair.peers.{key}")
+        if option is None:
+            return None
+        single = ["pair=single/resnet32", f"network@pair.peers.a={option}"]
     own = ("pair", "loss", "network", "hydra", "resume", "sweep", "task", "tracking.")
     kept = [word for word in overrides(config) if not word.lstrip("+~").startswith(own)]
     peer = f"pair.peers.{key}."
     kept += [word.replace(peer, "pair.peers.a.") for word in overrides(config) if word.lstrip("+~").startswith(peer)]
     options = [f"--config-dir={_relative(path.removeprefix('file://'))}" for path in config.hydra.searchpath]
-    return command_line(*options, *kept, f"pair=single/{network}", "loss=baseline")
+    return command_line(*options, *kept, *single, "loss=baseline")
 
 
 def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
@@ -125,8 +130,10 @@ def models_logged(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
 
 
 def command_line(*arguments: str) -> str:
-    """A command line of this program, as a person would type it from here."""
-    return shlex.join([_relative(sys.executable), _relative(sys.argv[0]), *arguments])
+    """A command line of this program, as a person would type it from here; in another shell the plugins would not be known."""
+    needed = [name for name in (PLUGINS_VARIABLE, "PYTHONPATH") if os.environ.get(PLUGINS_VARIABLE) and os.environ.get(name)]
+    variables = [f"{name}={shlex.quote(os.environ[name])}" for name in needed]
+    return " ".join([*variables, shlex.join([_relative(sys.executable), _relative(sys.argv[0]), *arguments])])
 
 
 def _relative(path: str) -> str:

@@ -125,6 +125,8 @@ class Subject:
             "threads": torch.get_num_threads(),
             "precision": trainer.precision,
             "channels_last": trainer.channels_last,
+            "images": len(self.data.train),
+            "test_images": len(self.data.evaluated["test"]),
             "batch_size": len(labels),
             "steps_an_epoch": len(self.batches),
             "events_an_epoch": self._events_an_epoch(),

@@ -30,7 +30,7 @@ def refuse_missing(formats: Collection[str]) -> None:
 def what_lacks(name: str) -> str:
     """Of packages that a format needs, with the remedy; empty when they are installed."""
     missing = [package for package in NEEDED[name] if importlib.util.find_spec(package) is None]
-    return f"{name} needs {' and '.join(missing)}: pip install -e '.[export]'" if missing else ""
+    return f"{name} needs {' and '.join(missing)}: pip install -c constraints.txt -e '.[export]'" if missing else ""
 
 
 def traced(network: nn.Module, image_size: tuple[int, int]) -> torch.export.ExportedProgram:

@@ -30,7 +30,7 @@ def summary(
         print(json.dumps({"num_classes": num_classes, "image_size": image_size, "peers": peers}, indent=2))
     else:
         shown = table(
-            f"Counted for {num_classes} classes, one image of {image_size} x {image_size}",
+            f"Counted for {num_classes} classes, one image of {image_size} x {image_size} (task.num_classes, task.image_size)",
             ["peer"],
             ["stages", "width", "parameters", "multi-adds", "parameters\nwith branches", "multi-adds\nwith branches"],
         )

@@ -62,7 +62,7 @@ def sweep(
     else:
         show_sweep(screen(), folder.name, standings)
         if action == "cancel":
-            print(f"SLURM was asked to end {ended} of its jobs" if ended else "no job of it is in SLURM's queue")
+            print(f"SLURM was asked to end {ended} of its jobs, which takes a moment" if ended else "no job of it is in SLURM's queue")
 
 
 def _refuse_elsewhere(ledger: Ledger) -> None:

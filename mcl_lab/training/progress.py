@@ -6,18 +6,25 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+FIRST, COLUMN = 31, 8  # characters before the first accuracy, and of each: two peers fit into 80
+
 
 class ConsoleProgress:
     """A table that grows by a line an epoch, each peer with the accuracies (%) of its own head on the epoch's training
     images and on the test images, and of its ensemble on the test images.
 
-    peers: network names by peer. In a file or a pipe there are the lines alone, without control characters.
+    peers: network names by peer. In a file or a pipe there are the lines alone, without control characters. On a terminal that
+    is too narrow for it the accuracies on the training images are left out.
     """
 
     def __init__(self, console: Console, peers: Mapping[str, str], *, ensembles: bool):
         self.console = console
         self.peers = peers
-        self.heads = ["train", "test", *(["ens."] if ensembles else [])]
+        self.heads = {"train": "train/{}/own_head", "test": "test/{}/own_head"}
+        if ensembles:
+            self.heads["ens."] = "test/{}/ensemble"
+        if console.is_terminal and FIRST + COLUMN * len(self.heads) * len(peers) > console.width:
+            del self.heads["train"]
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -35,11 +42,13 @@ class ConsoleProgress:
     def of(self, *, epochs: int, steps: int, done: int) -> Iterator[None]:
         """Show a run of `epochs` epochs and `steps` steps, `done` of them before this process."""
         self.epochs = epochs
-        width = 8 * len(self.heads)
-        self._print(" " * 34 + "".join(f"{f'{peer}: {network}':>{width}}" for peer, network in self.peers.items()))
-        self._print(
-            f"{'epoch':>9}{'loss':>10}{'lr':>8}{'time':>7}" + "".join(f"{h:>8}" for h in self.heads) * len(self.peers)
-        )
+        if done:
+            self._print(f"going on after step {done} of {steps}")
+        width = COLUMN * len(self.heads)
+        titles = (_shortened(f"{peer}: {network}", width - 1) for peer, network in self.peers.items())
+        self._print(" " * FIRST + "".join(f"{title:>{width}}" for title in titles))
+        heads = "".join(f"{head:>{COLUMN}}" for head in self.heads)
+        self._print(f"{'epoch':>7}{'loss':>9}{'lr':>8}{'time':>7}" + heads * len(self.peers))
         self.task = self.bar.add_task("", total=steps, completed=done)
         with self.bar:
             yield
@@ -55,14 +64,16 @@ class ConsoleProgress:
     def epoch(self, record: dict) -> None:
         """Print an epoch's line."""
         metrics = record["metrics"]
-        line = (
-            f"{record['epoch']:>5}/{self.epochs:<3}{metrics['train/loss']:>10.3f}{metrics['train/learning_rate']:>8.4f}"
-        )
-        line += f"{metrics['train/seconds'] + metrics['train/evaluation_seconds']:>6.1f}s"
+        line = f"{record['epoch']:>3}/{self.epochs:<3}{metrics['train/loss']:>9.3f}{metrics['train/learning_rate']:>8.4f}"
+        seconds = metrics["train/seconds"] + metrics["train/evaluation_seconds"]
+        line += f"{seconds:>6.1f}s" if seconds < 100 else f"{seconds:>6.0f}s"
         for peer in self.peers:
-            names = (f"train/{peer}/own_head", f"test/{peer}/own_head", f"test/{peer}/ensemble")
-            line += "".join(f"{metrics[name]:>8.2f}" for name in names[: len(self.heads)])
+            line += "".join(f"{metrics[name.format(peer)]:>{COLUMN}.2f}" for name in self.heads.values())
         self._print(line)
 
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

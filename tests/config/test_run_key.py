@@ -130,7 +130,7 @@ def test_differences_are_lines_by_leaf():
     ours = {"optimizer": {"lr": 0.1, "betas": [1, 2]}, "seed": 0, "loss": {}}
     theirs = {"optimizer": {"lr": 0.2, "betas": [1, 3]}, "seed": 0, "loss": {"x": None}}
     assert key.differences(ours, theirs) == [
-        "loss: {} -> (none)", "loss.x: (none) -> None", "optimizer.betas: [1, 2] -> [1, 3]", "optimizer.lr: 0.1 -> 0.2",
+        "loss: {} -> (none)", "loss.x: (none) -> null", "optimizer.betas: [1, 2] -> [1, 3]", "optimizer.lr: 0.1 -> 0.2",
     ]  # fmt: skip
     assert key.differences(ours, ours) == []
 

@@ -338,11 +338,11 @@ def test_packages_that_are_missing(call, own_copy, baseline_run, monkeypatch):
     missing = "onnxscript"
     ended = call(*words)
     assert ended.status == 0 and "a-resnet8.pt2" in ended.out and "onnx" not in ended.out
-    assert ended.err == "mcl_lab: left out: onnx needs onnxscript: pip install -e '.[export]'\n"
+    assert ended.err == "mcl_lab: left out: onnx needs onnxscript: pip install -c constraints.txt -e '.[export]'\n"
     ended = call(*words, "task.formats=[safetensors,onnx,pt2]")
     assert (ended.status, ended.out) == (2, "")
     assert ended.err == (
-        "mcl_lab: error: task.formats: onnx needs onnxscript: pip install -e '.[export]'; "
+        "mcl_lab: error: task.formats: onnx needs onnxscript: pip install -c constraints.txt -e '.[export]'; "
         "or without: task.formats=[safetensors,pt2]\n"
     )
 

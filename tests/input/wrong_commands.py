@@ -7,7 +7,7 @@ LONG = 5000 * "a"  # longer than any file system takes
 
 WRONG_COMMANDS = [
     # options and groups
-    (["pair=resnet33"], "pair", ["did you mean resnet32?", "single/resnet8"]),
+    (["pair=resnet33"], "pair", ["did you mean resnet32?", "task=list"]),
     (["optimizer=sdg"], "optimizer", ["did you mean sgd?", "adamw"]),
     (["experiment=quickstrt"], "experiment", ["did you mean quickstart?", "paper_cifar100"]),
     (["data=mnist"], "data", ["cifar100", "digits", "imagefolder"]),
@@ -25,7 +25,9 @@ WRONG_COMMANDS = [
     (["~trainer"], "trainer", ["is missing"]),
     (["~network@pair.peers.a", "~network@pair.peers.b"], "pair", ["is missing"]),
     (["hydra/launcher=slurmm"], "hydra/launcher", ["basic"]),
+    (["+network@pair.peers.b=resnet8"], "network@pair.peers.b", ["without the +"]),
     # keys
+    (["pair.peers.c=resnet8"], "pair.peers.c", ["+network@pair.peers.c=OPTION"]),
     (["optimizer.lrr=1"], "optimizer.lrr", ["did you mean optimizer.lr?"]),
     (["+optimizer.lrr=1"], "optimizer.lrr", ["did you mean optimizer.lr?"]),
     (["++trainer.epoch=3"], "trainer.epoch", ["did you mean trainer.epochs?"]),

@@ -39,7 +39,7 @@ def test_markdown():
         == """\
 ### cifar100, 300 epochs
 
-Test accuracy (%), own head, last epoch, mean ± standard deviation (n seeds).
+Test accuracy (%), own head, last epoch, mean ± std (n seeds).
 
 Compare the gains.
 
@@ -66,7 +66,7 @@ def test_latex():
 
 \begin{table}
   \centering
-  \caption{Heterogeneous pairs, cifar100, 300 epochs. Test accuracy (\%), own head, last epoch, mean $\pm$ standard deviation (n seeds). Compare the gains.}
+  \caption{Heterogeneous pairs, cifar100, 300 epochs. Test accuracy (\%), own head, last epoch, mean $\pm$ std (n seeds). Compare the gains.}
   \begin{tabular}{lrrrrrr}
     \toprule
     & \multicolumn{3}{c}{published, CIFAR-100} & \multicolumn{3}{c}{ours} \\
@@ -82,7 +82,7 @@ def test_latex():
 
 \begin{table}
   \centering
-  \caption{Other runs, cifar100, 300 epochs. Test accuracy (\%), own head, last epoch, mean $\pm$ standard deviation (n seeds). Compare the gains.}
+  \caption{Other runs, cifar100, 300 epochs. Test accuracy (\%), own head, last epoch, mean $\pm$ std (n seeds). Compare the gains.}
   \begin{tabular}{llrrr}
     \toprule
     network & method & baseline (n) & accuracy (n) & gain \\

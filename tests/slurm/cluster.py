@@ -66,7 +66,7 @@ class Cluster:
     nodes: int = 2
     gpus: int = 2  # of each node
     cpus: int = 8  # of each node, whatever the machine has
-    memory: int = 16000
+    memory: int = 16384
     max_array_size: int = 1001  # one more than the highest index of an array
     kill_wait: int = 5  # from SIGTERM to SIGKILL
     grace_time: int = 5  # that a preempted job has
