@@ -1,9 +1,10 @@
 """task=sync: deliver to MLflow what runs recorded while it was away."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from mcl_lab.errors import InputError, RunFailed, plain_text
 from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, note_failure, one_line
@@ -35,16 +36,20 @@ def sync(
         if not os.path.isdir(place):
             raise InputError("task.runs", f"there is no folder {place}; give a run folder or a folder of them")
     folders = sorted({record.parent for place in places for record in place.rglob(RECORD)})
-    failed, known = [], Known()
+    known, failed, old = Known(), 0, Counter()
     for folder in folders:
-        outcome, delivered = _sync_one(folder, known)
-        print(plain_text(f"{folder}: {outcome}"), flush=True)
-        if not delivered:
-            failed.append(folder)
+        outcome = _sync_one(folder, known)
+        failed += not outcome.well
+        if outcome.news:
+            print(plain_text(f"{folder}: {outcome.words}"), flush=True)
+        else:
+            old[outcome.words] += 1
+    for words, count in old.items():
+        print(plain_text(f"{count} {'run' if count == 1 else 'runs'} {words}"))
     if not folders:
         print(f"{', '.join(map(str, places))}: no records of runs")
     if failed:
-        raise RunFailed(f"{len(failed)} of {len(folders)} runs could not be delivered; their records are kept")
+        raise RunFailed(f"{failed} of {len(folders)} runs could not be delivered; their records are kept")
 
 
 class Known:
@@ -64,36 +69,44 @@ class Known:
         return self._ids[place]
 
 
-def _sync_one(folder: Path, known: Known) -> tuple[str, bool]:
-    """What became of one run, in words, and whether that is well."""
+class Outcome(NamedTuple):
+    """What became of one run: `well`: its store has it, as far as it has come; `news`: it gets a line of its own."""
+
+    words: str
+    well: bool = True
+    news: bool = True
+
+
+def _sync_one(folder: Path, known: Known) -> Outcome:
     try:
         return _deliver(folder, known)
     except OSError as error:  # a file system that fails, or may only be read
-        return f"not delivered: {one_line(error)}", False
+        return Outcome(f"not delivered: {one_line(error)}", well=False)
 
 
-def _deliver(folder: Path, known: Known) -> tuple[str, bool]:
+def _deliver(folder: Path, known: Known) -> Outcome:
     record = read_record(folder)
     if record is None:
-        return f"{RECORD} is damaged", False
-    if record["uri"] is None:
-        return "not tracked", True
+        return Outcome(f"{RECORD} is damaged", well=False)
+    uri = record["uri"]
+    if uri is None:
+        return Outcome("not tracked", news=False)
     with exclusive(folder / SENDER_LOCK, wait=False) as alone:
         if not alone:
-            return "a sender is at work", True
+            return Outcome("a sender is at work")
         vanished = not is_running(folder)
         if is_delivered(folder, vanished=vanished) and not samples_left(folder):
             ids = known.ids(record)
             if isinstance(ids, str):
-                return f"was delivered to {record['uri']}, which cannot be asked now: {ids}", True
+                return Outcome(f"delivered before to {uri}, which cannot be asked now: {ids}", news=False)
             if record["id"] in ids:
-                return f"already in {record['uri']}", True
+                return Outcome(f"already in {uri}", news=False)
         deliver = load_deliver()  # costs seconds: only when there is something to deliver
         try:
             whole = deliver(folder, vanished=vanished)
         except Exception as error:  # whatever a store may raise, the other runs are still to be tried
             note_failure(folder, one_line(error), failures=1, ended=vanished)
             if is_delivered(folder, vanished=vanished):
-                return f"delivered to {record['uri']}, but for figures of the machine: {one_line(error)}", True
-            return f"not delivered: {one_line(error)}", False
-    return f"delivered to {record['uri']}" + ("" if whole else ", as far as it has come"), True
+                return Outcome(f"delivered to {uri}, but for figures of the machine: {one_line(error)}")
+            return Outcome(f"not delivered: {one_line(error)}", well=False)
+    return Outcome(f"delivered to {uri}" + ("" if whole else ", as far as it has come"))
