@@ -200,7 +200,9 @@ def _translated(error: Exception, parsed: Collection[Override]) -> InputError:
         hint = same_group[0] if same_group else f"{nearest(key, known)}; to add it write +{key}=OPTION"
         return InputError(key, f"is not in the config{hint}")
     if twice := re.search(r"Multiple values for ([^ ]+)\.", message):
-        return InputError(twice[1], f"is in the config already; write {twice[1]}=OPTION without the +")
+        if any(override.is_add() and override.get_key_element().lstrip("+") == twice[1] for override in parsed):
+            return InputError(twice[1], f"is in the config already; write {twice[1]}=OPTION without the +")
+        return InputError(twice[1], f"is chosen twice; in the defaults of a file of yours write `override /{twice[1]}: OPTION`")
     if message.startswith("Could not append") and "already" in message:
         return InputError(key, f"is already in the config; write {key}=VALUE without the +")
     if message.startswith("Could not delete"):

@@ -19,6 +19,9 @@ from mcl_lab.config.targets import TRAIN
 from mcl_lab.errors import InputError
 
 FILE_NAME = "config.yaml"
+LATER_KEYS = (  # (node, key, value) of what older configs have not
+    ("", "sweep", None), ("trainer", "compile", None), ("tracking", "models", False), ("tracking", "system", None),
+)  # fmt: skip
 
 
 def to_yaml(config: DictConfig, clean: Callable[[str], str]) -> str:
@@ -76,7 +79,9 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
             raise InputError("task._target_", "must be that of a run; other tasks leave no config")
     except InputError as error:
         raise InputError(key, f"{path}: {error}") from error
-    config.setdefault("sweep", None)  # older configs have none
+    for node, key, default in LATER_KEYS:
+        node = config[node] if node else config
+        node.setdefault(key, default)
     return config
 
 

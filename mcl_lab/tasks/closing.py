@@ -13,9 +13,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from mcl_lab.config.compose import CONF, overrides
+from mcl_lab.config.compose import CONF, compose, overrides
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.config.targets import PLUGINS_VARIABLE
+from mcl_lab.errors import InputError
 from mcl_lab.results.runs import HEADLINE, baseline_accuracies, read_result, read_results
 from mcl_lab.tasks.screen import table
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
@@ -46,7 +47,7 @@ def show_result(config: DictConfig, folder: Path, console: Console) -> None:
         lines += [(f"baseline of {network}", command) for command, network in commands.items() if command]
     recorded = recording(config, folder)
     lines += recorded
-    if config.tracking.get("models") and recorded and recorded[0][0] == "MLflow UI":  # older configs have no such key
+    if config.tracking.models and recorded and recorded[0][0] == "MLflow UI":
         lines += models_logged(config, folder)
     lines.append(("take home", command_line("task=export", f"task.checkpoint={as_typed(str(folder))}")))
     width = max(len(name) for name, _ in lines)
@@ -70,7 +71,8 @@ def result_table(result: dict, baselines: dict[str, list[float]]) -> Table:
 
 
 def baseline_command(config: DictConfig, key: str, network: str) -> str | None:
-    """The command that trains peer `key`, a `network`, alone by this run's recipe; None for one that no option of a group is."""
+    """The command that trains peer `key`, a `network`, alone by this run's recipe; None when options do not say what that is, or
+    are not here."""
     single = [f"pair=single/{network}"]
     if not (CONF / "pair" / "single" / f"{network}.yaml").exists():
         option = config.hydra.runtime.choices.get(f"network@pair.peers.{key}")
@@ -81,8 +83,14 @@ def baseline_command(config: DictConfig, key: str, network: str) -> str | None:
     kept = [word for word in overrides(config) if not word.lstrip("+~").startswith(own)]
     peer = f"pair.peers.{key}."
     kept += [word.replace(peer, "pair.peers.a.") for word in overrides(config) if word.lstrip("+~").startswith(peer)]
-    options = [f"--config-dir={_relative(path.removeprefix('file://'))}" for path in config.hydra.searchpath]
-    return command_line(*options, *kept, *single, "loss=baseline")
+    words, places = [*kept, *single, "loss=baseline"], list(config.hydra.searchpath)
+    search_path = [f"hydra.searchpath=[{','.join(map(as_typed, places))}]"] if places else []
+    try:
+        compose([*search_path, *words])
+    except InputError:
+        return None
+    one_folder = [f"--config-dir={_relative(places[0].removeprefix('file://'))}"] if len(places) == 1 else search_path
+    return command_line(*one_folder, *words)
 
 
 def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:

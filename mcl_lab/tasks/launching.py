@@ -100,7 +100,7 @@ def launch(
     if configs[0].tracking.uri is not None:
         stored_uri(configs[0].tracking.uri)  # refuses what MLflow has no store for, and what would be written down
         for config in configs:
-            refuse_missing(config.tracking.get("system"))
+            refuse_missing(config.tracking.system)
     by_folder = _by_folder(configs)
     launcher = _launcher(configs)
     name = configs[0].sweep or name or f"multirun-{_hash(list(map(run_key, configs)))[:8]}"

@@ -164,7 +164,7 @@ def as_it_was(config: DictConfig, original: Original) -> DictConfig:
     if "trainer.deterministic" not in typed:
         again.trainer.deterministic = stored.trainer.deterministic
     if "trainer.compile" not in typed:
-        again.trainer.compile = stored.trainer.get("compile")  # older configs have no such key
+        again.trainer.compile = stored.trainer.compile
     again.tracking = config.tracking
     again.task = compose([]).task
     again.sweep = None

@@ -94,19 +94,20 @@ def _deliver(folder: Path, known: Known) -> Outcome:
     with exclusive(folder / SENDER_LOCK, wait=False) as alone:
         if not alone:
             return Outcome("a sender is at work")
-        vanished = not is_running(folder)
+        vanished, lost = not is_running(folder), False
         if is_delivered(folder, vanished=vanished) and not samples_left(folder):
             ids = known.ids(record)
             if isinstance(ids, str):
                 return Outcome(f"delivered before to {uri}, which cannot be asked now: {ids}", news=False)
             if record["id"] in ids:
                 return Outcome(f"already in {uri}", news=False)
+            lost = True
         deliver = load_deliver()  # costs seconds: only when there is something to deliver
         try:
             whole = deliver(folder, vanished=vanished)
         except Exception as error:  # whatever a store may raise, the other runs are still to be tried
             note_failure(folder, one_line(error), failures=1, ended=vanished)
-            if is_delivered(folder, vanished=vanished):
+            if not lost and is_delivered(folder, vanished=vanished):
                 return Outcome(f"delivered to {uri}, but for figures of the machine: {one_line(error)}")
             return Outcome(f"not delivered: {one_line(error)}", well=False)
     return Outcome(f"delivered to {uri}" + ("" if whole else ", as far as it has come"))

@@ -78,7 +78,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
     """
     if config.tracking.uri is not None:
         stored_uri(config.tracking.uri)  # refuses what MLflow has no store for
-        refuse_missing(config.tracking.get("system"))  # older configs have no such key
+        refuse_missing(config.tracking.system)
     where = {"uri": config.tracking.uri, "experiment": config.tracking.experiment}
     begun = read_record(folder)
     record = (begun or record_of(config, folder)) | where
@@ -127,7 +127,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
         epochs=config.trainer.epochs,
         max_steps=config.trainer.max_steps,
         checkpoint_steps=config.trainer.checkpoint_steps,
-        compile=config.trainer.get("compile"),  # older configs have no such key
+        compile=config.trainer.compile,
         save=save,
         record=journal.append,
         progress=progress,
@@ -153,7 +153,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
     write_changes(folder, record, run.changes)
     journal.restore(trainer.records)
     journal.status("running")
-    start_sender(folder, config.tracking.uri, config.tracking.get("system"))
+    start_sender(folder, config.tracking.uri, config.tracking.system)
     log.info(
         "%s at epoch %d, step %d",
         "going on" if state else "starting",

@@ -3,13 +3,13 @@
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from mcl_lab.tracking.delivery import one_line
 from mcl_lab.tracking.journal import KIND_TAG
-from mcl_lab.tracking.mlflow_store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG
+from mcl_lab.tracking.mlflow_store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG, one_at_a_time
 from mcl_lab.tracking.recorded import RecordedRun, StoreUnavailable, final_figures
 from mcl_lab.tracking.system import PREFIX
 from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stored_uri
@@ -27,8 +27,9 @@ def known_ids(uri: str, experiment: str) -> set[str]:
     database = sqlite_file(uri)
     if database is not None and not database.exists():  # MLflow would make it
         return set()
-    client = MlflowClient(tracking_uri=connectable_uri(uri))
-    found = client.get_experiment_by_name(experiment)
+    with one_at_a_time(database) if database else nullcontext():
+        client = MlflowClient(tracking_uri=connectable_uri(uri))
+        found = client.get_experiment_by_name(experiment)
     runs = [] if found is None else _search(client, found.experiment_id, ViewType.ALL)
     return {run.data.tags[ID_TAG] for run in runs if ID_TAG in run.data.tags}
 

@@ -45,7 +45,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_I
 ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
 RUN_LOCK = "mlflow.lock"  # held by whoever looks a run up to make it when it is not there
 ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json", "table.md", "changes.diff", "changes-*.diff")  # patterns of names
-SAMPLES_FIRST = 2.0  # seconds that the end of a run may wait for the last of them; all but one are there as a rule
+SAMPLES_FIRST = 2.0  # seconds that an epoch or the end of a run may wait for them; all but a few are there as a rule
 MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "vanished": "FAILED"}
 
 for _chatty in ("mlflow", "alembic"):
@@ -91,7 +91,7 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     if state is None:
         delivery["error"] = None
         write_delivery(folder, delivery)
-        _send_samples(client, run, folder, delivery)
+        _send_samples(client, run, folder, delivery, seconds=SAMPLES_FIRST)
         return False
     figures = _send_final_figures(client, run, folder, status) if state == "finished" else {}
     if state in MLFLOW_STATUS:
@@ -99,7 +99,8 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
         _check_taken(client, run, folder, record, MLFLOW_STATUS[state], figures)
     delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a server may have no place for them
     if delivery["error"] is None:  # else they may be what failed, or many: the end is not kept waiting for them
-        _send_samples(client, run, folder, delivery, seconds=SAMPLES_FIRST)
+        with _whatever_they_raise():
+            _send_samples(client, run, folder, delivery, seconds=SAMPLES_FIRST)
     delivery |= {"state": state, "started_ms": started_ms(status), "parent": record["parent"]}
     delivery["error"] = None  # only now: until then it is what people are told
     write_delivery(folder, delivery)
@@ -111,7 +112,7 @@ def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
     """A client and the id of the experiment, which is made when it is not there."""
     # Processes that open a new SQLite file together trip over each other's schema: one at a time until all is in place.
     database = sqlite_file(uri)
-    with _one_at_a_time(database) if database else nullcontext():
+    with one_at_a_time(database) if database else nullcontext():
         client = MlflowClient(tracking_uri=connectable_uri(uri))
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -129,7 +130,8 @@ def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
 
 
 @contextmanager
-def _one_at_a_time(database: Path) -> Iterator[None]:
+def one_at_a_time(database: Path) -> Iterator[None]:
+    """For whoever opens an SQLite file that may be new."""
     database.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(database.with_name(database.name + ".lock")):
         yield
@@ -216,6 +218,17 @@ def _send_samples(
         client.log_batch(run.info.run_id, metrics=[Metric(*point) for point in points], synchronous=True)
 
     carry_samples(send, folder, delivery, seconds)
+
+
+@contextmanager
+def _whatever_they_raise() -> Iterator[None]:
+    """Samples are tried again when the rest is noted; only a pass that takes too long ends."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except Exception:
+        pass
 
 
 def _send_final_figures(client: MlflowClient, run: Run, folder: Path, status: dict[str, Any]) -> dict[str, float]:

@@ -35,6 +35,7 @@ POLL = 1.0  # seconds between two looks at the run folder
 LONGEST_PAUSE = 60.0  # seconds between two tries while the store fails, at most
 MOST_MEMORY = 2 * 2**30  # bytes; a tenth is usual
 SAMPLES_EVERY = 60.0  # seconds between two deliveries of samples, at most, while an epoch takes longer
+SAMPLES_SOON = 5.0  # the same while many are left
 TRIES_FOR_SAMPLES = 3  # when all but the last of them is delivered; after that only task=sync tries
 AFTER_END = 600.0  # seconds that are spent on trying after the run's end, and then on what others left behind
 
@@ -166,7 +167,7 @@ def _follow(
                 deliver(folder, vanished=gone)
                 seen, failures = changed, 0
                 if sampler is not None:
-                    next_samples = time.monotonic() + SAMPLES_EVERY
+                    next_samples = time.monotonic() + (SAMPLES_SOON if samples_left(folder) else SAMPLES_EVERY)
                 continue
             except Exception as error:  # whatever a store may raise, the run must not notice
                 _log(traceback.format_exc() if failures == 0 else one_line(error))

@@ -53,7 +53,7 @@ class Sampler:
         self._monitors: list[Any] = []
         self._said = False
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
     def start(self) -> None:
         """For the holder of the sender's lock, when MLflow is imported: two threads at its modules might meet them half made."""
@@ -63,11 +63,11 @@ class Sampler:
             from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
             from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
             from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
-        except Exception as error:  # psutil is missing, or broken
+
+            self._kinds, self._gpu_kinds = [CPUMonitor, DiskMonitor, NetworkMonitor], [GPUMonitor, ROCMMonitor]
+            self._thread.start()
+        except Exception as error:  # psutil is missing, or broken; no thread can be had
             self._say(error)
-            return
-        self._kinds, self._gpu_kinds = [CPUMonitor, DiskMonitor, NetworkMonitor], [GPUMonitor, ROCMMonitor]
-        self._thread.start()
 
     def stop(self) -> None:
         """The run is over: what is left of it is sampled. Returns at once, or soon when the disk or a monitor hangs."""
@@ -193,5 +193,6 @@ def _points(line: bytes, step: int) -> list[Point]:
     if not isinstance(sample, dict) or not has_types(sample, _TYPES) or not 0 <= sample["time_ms"] < 2**53:
         return []
     named = {name: value for name, value in sample["metrics"].items() if _NAME.fullmatch(name)}
-    points = [(name, value, sample["time_ms"], step) for name, value in named.items() if abs(value) < 2**63]  # no NaN either
+    numbers = {name: value for name, value in named.items() if not isinstance(value, bool) and abs(value) < 2**63}  # and no NaN
+    points = [(name, value, sample["time_ms"], step) for name, value in numbers.items()]
     return points[:MOST_POINTS]

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mcl_lab.training.randomness import random_states, set_random_states
+
 LOGGER = logging.getLogger(__name__)
 MODES = {"kernels": "default", "graphs": "reduce-overhead"}  # torch.compile's names
 
@@ -32,11 +34,11 @@ class Step:
         compile: Literal["kernels", "graphs"] | None = None,
     ):
         self.cohort, self.objective, self.optimizer = cohort, objective, optimizer
-        self.forward: Callable = cohort
+        self._forward: Callable = cohort
         self.loss: Callable = objective
         self._on_trial = compile is not None
         if compile is not None:
-            self.forward = torch.compile(cohort, mode=MODES[compile], dynamic=False)
+            self._forward = torch.compile(cohort, mode=MODES[compile], dynamic=False)
             self.loss = torch.compile(objective, mode=MODES[compile], dynamic=False)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -45,14 +47,18 @@ class Step:
         self.optimizer.step()
         return terms, own_logits
 
+    def forward(self, images: Tensor):
+        """The cohort's output."""
+        if self._forward is not self.cohort:
+            torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs put out is not needed any more
+        return self._forward(images)
+
     def backward(self, terms: dict[str, Tensor]) -> None:
         """Gradients of the terms' sum in place of those that were there."""
         self.optimizer.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
 
     def _gradients(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
-        if self.forward is not self.cohort:
-            torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs put out is not needed any more
         output = self.forward(images)
         terms = self.loss(output, labels)
         self.backward(terms)
@@ -64,6 +70,7 @@ class Step:
 
         self._on_trial = False
         before = {name: value.clone() for name, value in self.cohort.state_dict().items()}
+        random = random_states()
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA on a CPU, too
         try:
             with warnings.catch_warnings(action="ignore"):  # of PyTorch about itself
@@ -71,6 +78,7 @@ class Step:
         except TorchDynamoException as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             LOGGER.warning("the steps are not compiled: %s", reason)
-        self.forward, self.loss = self.cohort, self.objective
+        self._forward, self.loss = self.cohort, self.objective
         self.cohort.load_state_dict(before)  # statistics of BatchNorm, should the forward pass have come so far
+        set_random_states(random)
         return self._gradients(images, labels)

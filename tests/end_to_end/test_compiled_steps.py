@@ -1,6 +1,7 @@
 """trainer.compile: the same training by torch.compile, or as it is written where there is no compiler."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -11,9 +12,7 @@ COMPILED = [*STEPS, "trainer.compile=kernels"]
 
 
 def train(folder, name, *words, **environment):
-    """A run's (first step's and all steps' mean loss, checksum of the final weights, warnings)."""
-    import os
-
+    """A run's (mean loss over its steps, checksum of the final weights, warnings)."""
     ended = end(start([*words, f"hydra.run.dir={name}"], folder, env=os.environ | environment), timeout=600)
     assert ended.status == 0, ended
     (epoch,) = map(json.loads, (folder / name / "metrics.jsonl").read_text().splitlines())

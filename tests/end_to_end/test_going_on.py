@@ -62,7 +62,7 @@ def test_a_finished_run_says_so(call, own_copy, lmcl_run):
         assert (ended.status, ended.err) == (0, "")
         shown = re.search(r"^This run is finished\. To train it again, delete (\S+)$", ended.out, re.MULTILINE)
         assert shown and os.path.samefile(shown[1], folder)
-        assert "own head," in ended.out and "epoch      loss" not in ended.out
+        assert "own head," in ended.out and "epoch     loss" not in ended.out
     assert contents(folder) == before
 
 

@@ -87,14 +87,14 @@ def test_an_undisturbed_run(call, own_copy, baseline_run, tmp_path):
     before = contents(folder)
     first = call(*REPRODUCE, f"task.run=runs/{folder.name}")
     assert (first.status, first.err) == (0, "")
-    assert "epoch      loss" in first.out and first.out.splitlines()[-1].split(maxsplit=1) == ["verdict", TO_THE_BIT]
+    assert "epoch     loss" in first.out and first.out.splitlines()[-1].split(maxsplit=1) == ["verdict", TO_THE_BIT]
     assert f"equal to the bit ({len(networks(folder))} tensors)" in first.out
     assert "all figures of 2 epochs are equal" in first.out
     (again,) = reproductions(tmp_path)
     assert_same_run(again, folder)
     trained = contents(again)
     second = call(*REPRODUCE, f"task.run={folder.name}")  # its name will do; and it is not trained a third time
-    assert second.status == 0 and "epoch      loss" not in second.out and TO_THE_BIT in second.out
+    assert second.status == 0 and "epoch     loss" not in second.out and TO_THE_BIT in second.out
     assert contents(folder) == before and contents(again) == trained
     report = call("task=report", "task.source=folders")
     assert report.err == "mcl_lab: 1 runs read from the run folders in runs\n"

@@ -46,6 +46,7 @@ WRONG_FILES = [
     ("experiment/about", "defaults: [round]\n", ["does a defaults list name its own file?"]),
     ("experiment/no_option", "defaults: [override /data: mnist]\n", ["data/mnist", "cifar100"]),
     ("experiment/no_group", "defaults: [override /dataset: digits]\n", ["dataset"]),
+    ("experiment/chosen_twice", "defaults: [/optimizer: adamw]\n", ["optimizer: is chosen twice", "override /optimizer"]),
     ("experiment/outside", "defaults: [/../../etc/passwd]\n", ["../../etc/passwd"]),
     ("experiment/a_word", "defaults: digits\n", ["defaults must be a list"]),
     ("experiment/a_mapping", "defaults: {data: digits}\n", ["defaults must be a list"]),

@@ -1,9 +1,11 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,14 @@ def test_a_store_that_has_gone_away_since_is_said_so(store, new_run, tmp_path, c
     assert "delivered to" in capsys.readouterr().out
     (tmp_path / "mlflow.db").write_text("no database any more")
     assert sync_in_a_new_process(tmp_path / "run") == ["1 run delivered before to"]
+
+
+def test_what_is_lost_and_cannot_be_delivered_again_is_said_so(store, empty_store, new_run, tmp_path):
+    new_run(store).status("finished")
+    assert len(sync_in_a_new_process(tmp_path / "run")) == 1
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("create trigger full before insert on runs begin select raise(abort, 'no room'); end")
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        sync_in_a_new_process(tmp_path / "run")
+    assert ": not delivered: " in ended.value.stdout and "1 of 1 runs could not be delivered" in ended.value.stderr

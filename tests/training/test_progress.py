@@ -29,7 +29,7 @@ def test_it_fits_into_80_columns(count, trained):
     assert max(map(len, (peers, names, figures))) == len(figures) <= 80
     assert names.split() == ["epoch", "loss", "lr", "time", *count * [*(["train"] if trained else []), "test", "ens."]]
     assert len(figures.split()) == len(names.split()) and peers.split()[::2] == [f"{key}:" for key in "abc"[:count]]
-    assert ("…" in peers) == (count == 3) and "300/300 1234.567  0.1000  1234s" in figures
+    assert (".." in peers) == (count == 3) and "300/300 1234.567  0.1000  1234s" in figures
 
 
 def test_a_file_has_all_columns():
