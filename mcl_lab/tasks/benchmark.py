@@ -39,7 +39,7 @@ def benchmark(
     """
     configs = [config] if compare is None else [config, changed(config, compare)]
     threads = torch.get_num_threads()
-    with in_one_line(config, run_folder(config)):
+    with in_one_line(config, run_folder(config)), screen().status("measuring, for a minute or more"):  # on a terminal
         subjects = [Subject(one, threads, images, test_images, num_classes, image_size) for one in configs]
         costs = [subject.counts(warmup) for subject in subjects]
         seconds: list[dict[str, float]] = [{} for _ in subjects]

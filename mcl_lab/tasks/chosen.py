@@ -16,7 +16,7 @@ from mcl_lab.tasks.folders import SWEEPS, sweep_folder
 from mcl_lab.tasks.screen import say
 from mcl_lab.tracking.delivery import NOT_INSTALLED
 from mcl_lab.tracking.files import read_json
-from mcl_lab.tracking.journal import SWEEP_TAG
+from mcl_lab.tracking.journal import RECORD, SWEEP_TAG, read_record
 from mcl_lab.tracking.recorded import RecordedRun, RunFolders, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRun
             store = _store(config)
             recorded = store.runs()
             if recorded or source == "mlflow":
+                _tell_missing(store, folder)
                 return store, _described(recorded)
             reason = f"{store} has no runs of mcl_lab"
         except StoreUnavailable as error:
@@ -48,6 +49,14 @@ def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRun
 def read_folders(folder: Path) -> list[Run]:
     """The runs of all run folders below `folder`."""
     return _described(RunFolders(folder).runs())
+
+
+def _tell_missing(store: "MlflowRuns", folder: Path) -> None:
+    """Say how many runs of the folder the store should have and has not: a database may have been deleted."""
+    records = [record for path in folder.glob(f"*/{RECORD}") if (record := read_record(path.parent)) is not None]
+    ours = {record["id"] for record in records if (record["uri"], record["experiment"]) == (store.uri, store.experiment)}
+    if missing := len(ours - store.ids()) if ours else 0:
+        say(f"{missing} of the runs in {folder} are not there (yet): python run.py task=sync delivers them")
 
 
 def _store(config: DictConfig) -> "MlflowRuns":

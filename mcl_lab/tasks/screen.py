@@ -1,7 +1,9 @@
 """Tables on the screen, the same everywhere."""
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -16,7 +18,7 @@ WIDTH = 120  # of what goes into a file or a pipe
 def screen() -> Console:
     """The terminal, or standard output as plain text."""
     console = Screen(highlight=False, markup=False)
-    return console if console.is_terminal else Screen(highlight=False, markup=False, width=WIDTH)
+    return console if console.is_terminal else Screen(file=_Trimmed(sys.stdout), highlight=False, markup=False, width=WIDTH)
 
 
 class Screen(Console):
@@ -27,6 +29,19 @@ class Screen(Console):
             if not control:
                 text = "\n".join(map(plain_text, text.split("\n")))
             yield Segment(text, style, control)
+
+
+class _Trimmed:
+    """A file without the spaces by which tables fill up their lines."""
+
+    def __init__(self, file: TextIO):
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(re.sub(r" +\n", "\n", text))
+
+    def __getattr__(self, name: str):
+        return getattr(self._file, name)
 
 
 def table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:

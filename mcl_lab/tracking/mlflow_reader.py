@@ -30,8 +30,7 @@ def known_ids(uri: str, experiment: str) -> set[str]:
     with one_at_a_time(database) if database else nullcontext():
         client = MlflowClient(tracking_uri=connectable_uri(uri))
         found = client.get_experiment_by_name(experiment)
-    runs = [] if found is None else _search(client, found.experiment_id, ViewType.ALL)
-    return {run.data.tags[ID_TAG] for run in runs if ID_TAG in run.data.tags}
+    return set() if found is None else _ids(client, found.experiment_id)
 
 
 class MlflowRuns:
@@ -56,6 +55,11 @@ class MlflowRuns:
         """All that are not deleted, the oldest first."""
         with self._reaching():
             return [self._read(run) for run in self._search()]
+
+    def ids(self) -> set[str]:
+        """Of all our records here, of runs that somebody deleted too."""
+        with self._reaching():
+            return _ids(self._client, self._experiment_id)
 
     def find(self, name: str) -> RecordedRun | None:
         """The run of that id or name; of several of one name the finished one, the newest of these. None when there is none."""
@@ -125,6 +129,11 @@ class MlflowRuns:
             yield
         except Exception as error:  # of what is no MLflow server, MLflow raises whatever its answer trips over
             raise StoreUnavailable(f"{self.uri} does not answer as an MLflow store: {one_line(error)}") from error
+
+
+def _ids(client: MlflowClient, experiment_id: str) -> set[str]:
+    runs = _search(client, experiment_id, ViewType.ALL)
+    return {run.data.tags[ID_TAG] for run in runs if ID_TAG in run.data.tags}
 
 
 def _search(client: MlflowClient, experiment_id: str, view: int) -> Iterator[Run]:

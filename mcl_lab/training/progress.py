@@ -49,7 +49,7 @@ class ConsoleProgress:
         self._print(" " * FIRST + "".join(f"{title:>{width}}" for title in titles))
         heads = "".join(f"{head:>{COLUMN}}" for head in self.heads)
         self._print(f"{'epoch':>7}{'loss':>9}{'lr':>8}{'time':>7}" + heads * len(self.peers))
-        self.task = self.bar.add_task("", total=steps, completed=done)
+        self.task = self.bar.add_task("starting", total=steps, completed=done)
         with self.bar:
             yield
 

@@ -131,6 +131,18 @@ def test_only_figures_import_matplotlib_and_reading_folders_no_mlflow(trained, t
     assert not imported & {"matplotlib", "mlflow", "torch"}
 
 
+def test_runs_that_a_store_should_have_and_has_not_are_told(call, trained, store, tmp_path):
+    for folder in (tmp_path / "runs").iterdir():
+        record = json.loads((folder / "record.json").read_text())
+        (folder / "record.json").write_text(json.dumps(record | {"uri": f"sqlite:///{store.file}"}))
+    deliver(trained[0])
+    ended = call("task=report")
+    missing, read = ended.err.splitlines()
+    assert missing == "mcl_lab: 2 of the runs in runs are not there (yet): python run.py task=sync delivers them"
+    assert ended.status == 0 and read.startswith("mcl_lab: 1 runs read from experiment ")
+    assert all(line == line.rstrip() for line in ended.out.splitlines())
+
+
 def test_without_a_store_the_folders_are_read_and_no_store_is_made(call, trained, tmp_path):
     ended = call("task=report")
     assert ended.status == 0 and ended.out
