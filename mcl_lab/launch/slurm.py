@@ -168,7 +168,8 @@ class SlurmLauncher:
             words = " ".join((said.getvalue() or str(error)).replace("sbatch: error: ", "").split())
             if done:
                 raise RunFailed(f"SLURM took the first {done} jobs, then sbatch said: {words}") from error
-            asked = ", ".join(f"{key}={getattr(self, key)}" for key in ("partition", "gpus", "cpus", "memory", "time"))
+            settings = {key: getattr(self, key) for key in ("partition", "gpus", "cpus", "memory", "time")}
+            asked = ", ".join(f"{key}={value}" for key, value in settings.items() if value is not None)
             raise InputError("hydra/launcher", f"sbatch said: {words} (of jobs with {asked})") from error
         first = submitted[0]
         script = first.paths.submission_file.read_text(encoding="utf-8")

@@ -41,7 +41,7 @@ def show_result(config: DictConfig, folder: Path, console: Console) -> None:
     console.print()
     console.print(result_table(result, {} if is_baseline else baselines))
     lines = [("run folder", str(folder))]
-    if config.trainer.max_steps is not None:
+    if result["steps"] == config.trainer.max_steps:
         lines.insert(0, ("ended", f"after step {result['steps']}, by trainer.max_steps"))
     if not is_baseline:
         missing = {key: peer["network"] for key, peer in result["peers"].items() if not baselines[key]}
