@@ -20,6 +20,7 @@ from mcl_lab.config.kept import KeptFiles
 from mcl_lab.config.key import run_name
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, resolve, unresolved
+from mcl_lab.config.schema import add_defaults
 from mcl_lab.errors import InputError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -35,7 +36,7 @@ def compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) ->
     for override in parsed:
         _refuse_early(override)
     try:
-        return _compose(overrides, kept)
+        return add_defaults(_compose(overrides, kept))
     except MissingConfigException as error:
         raise _missing_option(error, parsed) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:

@@ -5,8 +5,10 @@ The annotations are read as text (values.py has the vocabulary). A field with a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 CONFIG_VERSION = 1  # raised when a stored config means something else to newer code
 
@@ -104,3 +106,16 @@ RANGES = {
     "optimizer.eps": "> 0",
     "optimizer.alpha": "[0, 1)",
 }
+
+
+def add_defaults(config: DictConfig) -> DictConfig:
+    """The config with the settings of trainer and tracking that have a default here: older configs and people's own files may
+    lack them."""
+    with open_dict(config):
+        for name in ("trainer", "tracking"):
+            elsewhere = OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name)
+            node = None if elsewhere else config.get(name)
+            for field in fields(SECTIONS[name]) if isinstance(node, DictConfig) else ():
+                if field.default is not MISSING:
+                    node.setdefault(field.name, field.default)
+    return config

@@ -15,13 +15,11 @@ from mcl_lab.config.check import check
 from mcl_lab.config.compose import is_group, overrides, parse
 from mcl_lab.config.key import TRAINER_KEYS, differences, key_config
 from mcl_lab.config.plain import leaves, plain
+from mcl_lab.config.schema import add_defaults
 from mcl_lab.config.targets import TRAIN
 from mcl_lab.errors import InputError
 
 FILE_NAME = "config.yaml"
-LATER_KEYS = (  # (node, key, value) of what older configs have not
-    ("", "sweep", None), ("trainer", "compile", None), ("tracking", "models", False), ("tracking", "system", None),
-)  # fmt: skip
 
 
 def to_yaml(config: DictConfig, clean: Callable[[str], str]) -> str:
@@ -79,10 +77,8 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
             raise InputError("task._target_", "must be that of a run; other tasks leave no config")
     except InputError as error:
         raise InputError(key, f"{path}: {error}") from error
-    for node, key, default in LATER_KEYS:
-        node = config[node] if node else config
-        node.setdefault(key, default)
-    return config
+    config.setdefault("sweep", None)  # older configs have none
+    return add_defaults(config)
 
 
 def resumed(config: DictConfig) -> DictConfig:

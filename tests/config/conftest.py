@@ -34,6 +34,8 @@ class Renamed:
     label: str = "x"
 """
 TASKS = """
+from contextlib import suppress
+
 from mcl_lab.config.compose import run_folder
 from mcl_lab.config.stored import to_yaml
 from mcl_lab.errors import InputError, Interrupted, RunFailed
@@ -51,8 +53,9 @@ def record(config, *, label="none", fail=None):
         raise KeyboardInterrupt
     if fail == "bug":
         raise ZeroDivisionError
-    run_folder(config).mkdir(parents=True, exist_ok=True)
-    (run_folder(config) / "config.yaml").write_text(to_yaml(config, clean=str))
+    with suppress(OSError):  # a name may be too long for a file system
+        run_folder(config).mkdir(parents=True, exist_ok=True)
+        (run_folder(config) / "config.yaml").write_text(to_yaml(config, clean=str))
 """
 
 

@@ -74,3 +74,11 @@ def test_folders_of_options_are_where_the_error_messages_look():
 def test_interpolations_of_the_composed_config_resolve():
     config = compose(["trainer.epochs=7", "loss.name='of ${trainer.epochs}'"])
     assert config.loss.name == "of 7" and OmegaConf.is_struct(config)
+
+
+def test_a_file_of_ones_own_may_leave_out_what_came_later(tmp_path):
+    (tmp_path / "tracking").mkdir()
+    (tmp_path / "tracking" / "mine.yaml").write_text("uri: null\nexperiment: mine\nwait: 0\n")
+    config = compose([f"hydra.searchpath=['file://{tmp_path}']", "tracking=mine"])
+    check(config)
+    assert config.tracking == {"uri": None, "experiment": "mine", "wait": 0, "models": False, "system": None}
