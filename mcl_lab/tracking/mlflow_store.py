@@ -99,7 +99,7 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
         _check_taken(client, run, folder, record, MLFLOW_STATUS[state], figures)
     delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a server may have no place for them
     if delivery["error"] is None:  # else they may be what failed, or many: the end is not kept waiting for them
-        with _whatever_they_raise():
+        with suppress(MlflowException):  # they are tried again below, when the rest is noted
             _send_samples(client, run, folder, delivery, seconds=SAMPLES_FIRST)
     delivery |= {"state": state, "started_ms": started_ms(status), "parent": record["parent"]}
     delivery["error"] = None  # only now: until then it is what people are told
@@ -218,17 +218,6 @@ def _send_samples(
         client.log_batch(run.info.run_id, metrics=[Metric(*point) for point in points], synchronous=True)
 
     carry_samples(send, folder, delivery, seconds)
-
-
-@contextmanager
-def _whatever_they_raise() -> Iterator[None]:
-    """Samples are tried again when the rest is noted; only a pass that takes too long ends."""
-    try:
-        yield
-    except TimeoutError:
-        raise
-    except Exception:
-        pass
 
 
 def _send_final_figures(client: MlflowClient, run: Run, folder: Path, status: dict[str, Any]) -> dict[str, float]:
