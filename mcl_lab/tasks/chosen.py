@@ -33,7 +33,7 @@ def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRun
             store = _store(config)
             recorded = store.runs()
             if recorded or source == "mlflow":
-                _tell_missing(store, folder)
+                _tell_missing(store, {run.id for run in recorded}, folder)
                 return store, _described(recorded)
             reason = f"{store} has no runs of mcl_lab"
         except StoreUnavailable as error:
@@ -51,12 +51,14 @@ def read_folders(folder: Path) -> list[Run]:
     return _described(RunFolders(folder).runs())
 
 
-def _tell_missing(store: "MlflowRuns", folder: Path) -> None:
-    """Say how many runs of the folder the store should have and has not: a database may have been deleted."""
+def _tell_missing(store: "MlflowRuns", recorded: set[str], folder: Path) -> None:
+    """Say how many runs of the folder the store should have and has not: a database may have been deleted. recorded: the ids
+    that it is known to have; runs that somebody deleted there are not missing."""
     records = [record for path in folder.glob(f"*/{RECORD}") if (record := read_record(path.parent)) is not None]
     ours = {record["id"] for record in records if (record["uri"], record["experiment"]) == (store.uri, store.experiment)}
-    if missing := len(ours - store.ids()) if ours else 0:
-        say(f"{missing} of the runs in {folder} are not there (yet): python run.py task=sync delivers them")
+    missing = ours - recorded
+    if missing and (missing := missing - store.ids()):
+        say(f"{len(missing)} of the runs in {folder} are not there (yet): python run.py task=sync delivers them")
 
 
 def _store(config: DictConfig) -> "MlflowRuns":

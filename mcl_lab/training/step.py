@@ -48,7 +48,7 @@ class Step:
         return terms, own_logits
 
     def forward(self, images: Tensor):
-        """The cohort's output."""
+        """Images (B, 3, H, W) to the cohort's output."""
         if self._forward is not self.cohort:
             torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs put out is not needed any more
         return self._forward(images)
