@@ -55,6 +55,9 @@ class StopRequest:
         try:
             self.check()
             yield
+        except RuntimeError:  # TorchScript, in some of PyTorch's derivatives, turns an Abandoned into one
+            self.check()
+            raise
         finally:
             self._abandoning = False
 

@@ -98,13 +98,16 @@ def test_wrong_is_said_before_torch_is_imported(tmp_path):
 
 
 @pytest.mark.full
-def test_wrong_is_said_within_a_second(tmp_path):
-    def seconds():
+def test_wrong_is_said_at_once(tmp_path):
+    """Within a second where `import hydra`, of which all machines take their own time, takes a quarter of one."""
+
+    def seconds(*command):
         start = time.perf_counter()
-        subprocess.run([sys.executable, run.__file__, "optimizer.lr=-1"], cwd=tmp_path, capture_output=True)
+        subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True)
         return time.perf_counter() - start
 
-    assert min(seconds() for _ in range(5)) < 1
+    said, imported = zip(*((seconds(run.__file__, "optimizer.lr=-1"), seconds("-c", "import hydra")) for _ in range(5)))
+    assert min(said) < 4 * min(imported)
 
 
 def test_a_file_that_is_no_yaml(tmp_path, monkeypatch, capsys):

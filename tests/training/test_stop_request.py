@@ -64,6 +64,21 @@ def test_abandonable(usual):
     assert reached == ["whole"] and usual == []
 
 
+def test_abandonable_when_a_library_turns_the_exception_into_its_own(usual):
+    """As TorchScript does, by which PyTorch takes some second derivatives."""
+
+    def work():
+        try:
+            send(signal.SIGTERM)
+        except BaseException as error:
+            raise RuntimeError("failed in the TorchScript interpreter") from error
+
+    with StopRequest() as stop, pytest.raises(Abandoned), stop.abandonable():
+        work()
+    with StopRequest() as stop, pytest.raises(RuntimeError, match="of its own"), stop.abandonable():
+        raise RuntimeError("of its own")
+
+
 def test_guard(usual):
     taken = []
     with StopRequest() as stop, pytest.raises(Abandoned):
