@@ -155,8 +155,8 @@ def _check_conflicts(tree: dict) -> None:
         raise InputError("trainer.device", f"must be auto, cpu, cuda or cuda:N, not {trainer['device']!r}")
     if trainer["precision"] == "tf32" and trainer["device"] == "cpu":
         raise InputError("trainer.precision", "tf32 needs trainer.device=cuda; on the CPU choose float32 or bf16")
-    if trainer.get("compile") == "graphs" and trainer["device"] == "cpu":
-        raise InputError("trainer.compile", "graphs needs trainer.device=cuda; on the CPU choose kernels or null")
+    if trainer["graphs"] and trainer["device"] == "cpu":
+        raise InputError("trainer.graphs", "true needs trainer.device=cuda; they are CUDA graphs")
     if optimizer.get("nesterov") and not optimizer.get("momentum"):
         raise InputError("optimizer.nesterov", "true needs optimizer.momentum > 0")
     if (

@@ -72,7 +72,8 @@ class Trainer:
     channels_last: bool
     deterministic: bool
     checkpoint_steps: Annotated[int, ">= 1"] | None
-    compile: Literal["kernels", "graphs"] | None = None
+    compile: bool = False
+    graphs: bool = False
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The meta event: one hypergradient step of the weight network (L-MCL, TPAMI 2023, section 3.5)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import torch
@@ -40,19 +42,21 @@ class MetaEvent:
         self.virtual_steps = dict(
             inner_steps=inner_steps, outer_steps=outer_steps, momentum=momentum, weight_decay=weight_decay
         )
+        self._draws = False  # whether the losses were seen to draw random numbers on a CUDA device
 
     def due(self, batch: int) -> bool:
         """Whether an event follows the update of this batch, counted from 0 in each epoch."""
         return batch % self.every == 0
 
-    def hypergradient(self, images: Tensor, labels: Tensor, lr: float) -> list[Tensor]:
+    def hypergradient(self, images: Tensor, labels: Tensor, lr: float | Tensor) -> list[Tensor]:
         """The outer loss's gradient by each parameter of the weight network, on images (B, 3, H, W) and labels (B,), with
-        virtual steps of length `lr`. Changes nothing, so it may be broken off anywhere."""
+        virtual steps of length `lr`. Changes nothing, so it may be broken off anywhere.
+
+        Raises RuntimeError when a CUDA graph is to be made of losses that draw random numbers."""
         buffers = {name: buffer.clone() for name, buffer in self.losses.named_buffers()}
-        cuda = [images.device] if images.is_cuda else []
 
         def loss(theta: dict[str, Tensor], weight_network: nn.Module | None) -> Tensor:
-            with torch.random.fork_rng(devices=cuda):  # every call draws the same dropout, and none of it is used up
+            with self._same_draws(images.device):
                 return functional_call(self.losses, {**theta, **buffers}, (images, labels, weight_network))
 
         return hypergradient(
@@ -63,6 +67,22 @@ class MetaEvent:
             lr=lr,
             **self.virtual_steps,
         )
+
+    @contextmanager
+    def _same_draws(self, device: torch.device) -> Iterator[None]:
+        """Whatever is drawn inside, dropout say, is the same at every call, and none of it is used up."""
+        if device.type != "cuda":
+            with torch.random.fork_rng(devices=[]):
+                yield
+        elif torch.cuda.is_current_stream_capturing():  # a graph cannot put random states back
+            if self._draws:
+                raise RuntimeError("the losses of a meta event draw random numbers")
+            yield
+        else:
+            with torch.random.fork_rng(devices=[device]):
+                before = torch.cuda.get_rng_state(device)
+                yield
+                self._draws = self._draws or not before.equal(torch.cuda.get_rng_state(device))
 
     def apply(self, gradients: list[Tensor]) -> None:
         """One step of the weight network's optimizer along `gradients`."""

@@ -27,7 +27,7 @@ def hypergradient(
     *,
     inner_steps: int,
     outer_steps: int = 1,
-    lr: float,
+    lr: float | Tensor,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
 ) -> list[Tensor]:
@@ -38,7 +38,7 @@ def hypergradient(
     they give the same scalar. Only `inner_loss` depends on `meta_params`, tensors that require gradient.
     One momentum buffer runs through all steps (its first value is the gradient itself, no Nesterov); the weight decay is on
     every tensor, with or without a gradient of its own. What a loss detaches is held fixed in second derivatives as well.
-    `params` and every `.grad` are left as they are.
+    lr: a number or a scalar tensor. `params` and every `.grad` are left as they are.
     """
     shapes = {name: value.shape for name, value in params.items()}
     theta = torch.cat([value.detach().flatten() for value in params.values()])

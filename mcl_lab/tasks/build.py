@@ -71,8 +71,8 @@ def use_device(trainer: DictConfig) -> torch.device:
         keep_freed_memory()
     if trainer.precision == "tf32" and device.type == "cpu":
         raise InputError("trainer.precision", "tf32 needs a CUDA device; use float32 or bf16")
-    if trainer.compile == "graphs" and device.type == "cpu":
-        raise InputError("trainer.compile", "graphs needs a CUDA device; use kernels or null")
+    if trainer.graphs and device.type == "cpu":
+        raise InputError("trainer.graphs", "true needs a CUDA device; they are CUDA graphs")
     torch.backends.cudnn.allow_tf32 = trainer.precision == "tf32"  # of convolutions; losses stay float32
     torch.backends.cudnn.benchmark = not trainer.deterministic
     os.environ.setdefault(

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from mcl_lab.tasks.screen import table
 
-PARTS = ("data", "forward", "loss", "backward", "optimizer")
+PARTS = ("data", "graph", "forward", "loss", "backward", "optimizer")
 
 
 def cost_table(costs: Sequence[Mapping], compare: Mapping[str, object] | None) -> Table:

@@ -1,6 +1,6 @@
 """A config's training on images of noise, with everything that is to be measured of it within reach."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from omegaconf import DictConfig
@@ -9,6 +9,7 @@ from torch import Tensor
 from mcl_lab.data.datasets import ImageSet
 from mcl_lab.tasks import build
 from mcl_lab.training.evaluation import evaluate
+from mcl_lab.training.graphs import WARM_UP, Graphed
 from mcl_lab.training.measurement import Stopwatch, copy_rate, count_multi_adds, count_operations, multi_adds_rate
 from mcl_lab.training.memory import PeakMemory
 from mcl_lab.training.randomness import seed_everything
@@ -35,8 +36,13 @@ class Subject:
         self.data = build.Data(noise(images), {"test": noise(test_images)}, facts, [], [])
         self.learners = build.build_learners(config, num_classes, self.device, (size, size))
         self.updates = build.build_updates(config, self.learners)
-        self.plain = Step(self.learners.cohort, self.learners.objective, self.updates.optimizer)
-        self.step = Step(self.plain.cohort, self.plain.objective, self.plain.optimizer, config.trainer.compile)
+        of_cohort = self.learners.cohort, self.learners.objective, self.updates.optimizer
+        self.plain = Step(*of_cohort)
+        self.step = Step(*of_cohort, config.trainer.compile, config.trainer.graphs)
+        self.event = self.updates.meta_event
+        if self.event is not None:
+            event = self.event.hypergradient
+            self.hypergradient = Graphed(event, self.device) if config.trainer.graphs else event
         self.batches = build.training_batches(config, self.data)
         self.endless = self._endless()
         self.test_batches = build.evaluation_batches(self.data.evaluated["test"], facts, config)
@@ -58,12 +64,16 @@ class Subject:
         watch = Stopwatch(self.device)
         images, labels = next(self.endless)
         watch.mark("data")
-        output = self.step.forward(images)
-        watch.mark("forward")
-        terms = self.step.loss(output, labels)
-        watch.mark("loss")
-        self.step.backward(terms)
-        watch.mark("backward")
+        if self.config.trainer.graphs:
+            self.step.gradients(images, labels)
+            watch.mark("graph")
+        else:
+            output = self.step.forward(images)
+            watch.mark("forward")
+            terms = self.step.loss(output, labels)
+            watch.mark("loss")
+            self.step.backward(terms)
+            watch.mark("backward")
         self.updates.optimizer.step()
         watch.mark("optimizer")
         parts = watch.seconds()
@@ -80,21 +90,21 @@ class Subject:
 
     def time_meta_event(self) -> dict[str, float]:
         """Seconds of a meta event, nothing for a loss without."""
-        if self.updates.meta_event is None:
+        if self.event is None:
             return {}
         images, labels = next(self.endless)
         watch = Stopwatch(self.device)
-        self._event(images, labels)
+        self._apply(self.hypergradient, images, labels)
         watch.mark("meta_event")
         return watch.seconds()
 
-    def _event(self, images: Tensor, labels: Tensor) -> None:
-        event = self.updates.meta_event
-        event.apply(event.hypergradient(images, labels, self.updates.optimizer.param_groups[0]["lr"]))
+    def _apply(self, hypergradient: Callable, images: Tensor, labels: Tensor) -> None:
+        self.event.apply(hypergradient(images, labels, self.updates.optimizer.param_groups[0]["lr"]))
 
     def counts(self, warmup: int) -> dict:
         """What does not need to be measured again and again: memory, operations, arithmetic; warmed up on the way. Operations are
-        those of a step as it is written, which compiling may fuse."""
+        those of a step or event as it is written, which compiling may fuse."""
+        warmup = max(warmup, WARM_UP + 1) if self.config.trainer.graphs else warmup
         self.step(*next(self.endless))  # which compiles it, when it is to be
         images, labels = next(self.endless)
         output = self.learners.cohort(images)
@@ -111,11 +121,13 @@ class Subject:
             self.step(*next(self.endless))
         memory = {"step": peak.read()}
         multi_adds = {"step": count_multi_adds(lambda: self.plain(images, labels))}
-        if self.updates.meta_event is not None:
+        if self.event is not None:
+            plain_event = self.event.hypergradient
+            operations["meta_event"] = count_operations(lambda: self._apply(plain_event, images, labels))
             peak = PeakMemory(self.device)
-            self._event(images, labels)
+            for _ in range(warmup if self.config.trainer.graphs else 1):
+                self._apply(self.hypergradient, images, labels)
             memory["meta_event"] = peak.read()
-            operations["meta_event"] = count_operations(lambda: self._event(images, labels))
         trainer = self.config.trainer
         dtype = torch.bfloat16 if trainer.precision == "bf16" else torch.float32
         return {
@@ -140,5 +152,4 @@ class Subject:
         }
 
     def _events_an_epoch(self) -> int:
-        event = self.updates.meta_event
-        return 0 if event is None else sum(map(event.due, range(len(self.batches))))
+        return 0 if self.event is None else sum(map(self.event.due, range(len(self.batches))))

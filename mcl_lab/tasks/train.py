@@ -128,6 +128,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
         max_steps=config.trainer.max_steps,
         checkpoint_steps=config.trainer.checkpoint_steps,
         compile=config.trainer.compile,
+        graphs=config.trainer.graphs,
         save=save,
         record=journal.append,
         progress=progress,

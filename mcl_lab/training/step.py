@@ -6,24 +6,25 @@ B batch, C classes.
 import logging
 import warnings
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from mcl_lab.training.graphs import Graphed
 from mcl_lab.training.randomness import random_states, set_random_states
 
 LOGGER = logging.getLogger(__name__)
-MODES = {"kernels": "default", "graphs": "reduce-overhead"}  # torch.compile's names
 
 
 class Step:
-    """Forward, loss, backward and update, one after the other by calling it, or one by one.
+    """Forward, loss, backward and update, one after the other by calling it, or one by one as they are written.
 
     cohort: maps images (B, 3, H, W) to an output with `logits[i][k]` (B, C). objective: maps that and labels (B,) to weighted
     scalar terms by name, whose sum is the loss. optimizer: of all that they train.
-    compile: "kernels" has torch.compile fuse the operations of cohort and objective, "graphs" has it launch them as CUDA graphs
-    too. The first step then takes a minute or more; where it cannot be compiled, a warning says why and it goes on as written.
+    compile: have torch.compile fuse the operations of cohort and objective. The first step then takes a minute or more; where it
+        cannot be compiled, a warning says why and it goes on as written.
+    graphs: launch everything before the update as one CUDA graph (`Graphed`); what calling it puts out, gradients included, is
+        overwritten by the next call.
     """
 
     def __init__(
@@ -31,26 +32,35 @@ class Step:
         cohort: nn.Module,
         objective: nn.Module,
         optimizer: torch.optim.Optimizer,
-        compile: Literal["kernels", "graphs"] | None = None,
+        compile: bool = False,
+        graphs: bool = False,
     ):
         self.cohort, self.objective, self.optimizer = cohort, objective, optimizer
         self._forward: Callable = cohort
         self.loss: Callable = objective
-        self._on_trial = compile is not None
-        if compile is not None:
-            self._forward = torch.compile(cohort, mode=MODES[compile], dynamic=False)
-            self.loss = torch.compile(objective, mode=MODES[compile], dynamic=False)
+        self._on_trial = compile
+        if compile:
+            self._forward = torch.compile(cohort, dynamic=False)
+            self.loss = torch.compile(objective, dynamic=False)
+        self._parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        device = self._parameters[0].device
+        self._work = Graphed(self._gradients, device) if graphs else self._gradients
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The terms, and each peer's own logits (B, C), of before the update."""
-        terms, own_logits = self._try(images, labels) if self._on_trial else self._gradients(images, labels)
+        found = self.gradients(images, labels)
         self.optimizer.step()
+        return found
+
+    def gradients(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Everything before the update, as one; puts out what a step does."""
+        terms, own_logits, gradients = self._try(images, labels) if self._on_trial else self._work(images, labels)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
         return terms, own_logits
 
     def forward(self, images: Tensor):
         """Images (B, 3, H, W) to the cohort's output."""
-        if self._forward is not self.cohort:
-            torch.compiler.cudagraph_mark_step_begin()  # what the last step's graphs put out is not needed any more
         return self._forward(images)
 
     def backward(self, terms: dict[str, Tensor]) -> None:
@@ -58,13 +68,14 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
 
-    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor | None]]:
         output = self.forward(images)
         terms = self.loss(output, labels)
         self.backward(terms)
-        return terms, [logits[-1] for logits in output.logits]
+        own_logits = [logits[-1].detach() for logits in output.logits]
+        return {name: term.detach() for name, term in terms.items()}, own_logits, [x.grad for x in self._parameters]
 
-    def _try(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def _try(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor | None]]:
         """The first step, as it was written when torch.compile cannot do it: there may be no compiler."""
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 

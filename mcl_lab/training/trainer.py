@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mcl_lab.errors import Interrupted, RunFailed
 from mcl_lab.training.evaluation import evaluate
 from mcl_lab.training.figures import EpochFigures
+from mcl_lab.training.graphs import Graphed
 from mcl_lab.training.randomness import random_states, set_random_states
 from mcl_lab.training.step import Step
 from mcl_lab.training.stopping import Abandoned, StopRequest
@@ -32,7 +33,7 @@ class Batches(Protocol):
 
 class MetaEvent(Protocol):
     def due(self, batch: int) -> bool: ...
-    def hypergradient(self, images: Tensor, labels: Tensor, lr: float) -> list[Tensor]: ...
+    def hypergradient(self, images: Tensor, labels: Tensor, lr: float | Tensor) -> list[Tensor]: ...
     def apply(self, gradients: list[Tensor]) -> None: ...
 
 
@@ -60,7 +61,7 @@ class Trainer:
         those of `evaluate`. optimizer: of all that the terms train.
     evaluations: by name (`test`, `validation`), batches to score after each epoch; on `test` layer weights are recorded.
     parts: by name, all that has a state (state_dict, load_state_dict), what is named here included.
-    compile: as of `Step`.
+    compile, graphs: as of `Step`; graphs are for meta events, too.
     save: called with (state, whole epochs, steps) for a checkpoint, at each epoch's end and every `checkpoint_steps` steps.
     record: called with each epoch's record once its checkpoint is written.
     """
@@ -80,7 +81,8 @@ class Trainer:
         epochs: int,
         max_steps: int | None,
         checkpoint_steps: int | None,
-        compile: Literal["kernels", "graphs"] | None = None,
+        compile: bool = False,
+        graphs: bool = False,
         save: Callable[[dict, int, int], None],
         record: Callable[[dict], None],
         progress: Progress,
@@ -88,11 +90,13 @@ class Trainer:
         self.cohort = cohort
         self.objective = objective
         self.optimizer = optimizer
-        self.step = Step(cohort, objective, optimizer, compile)
+        self.step = Step(cohort, objective, optimizer, compile, graphs)
         self.schedules = schedules
         self.batches = batches
         self.evaluations = evaluations
         self.meta_event = meta_event
+        if meta_event is not None:
+            self._hypergradient = Graphed(meta_event.hypergradient, device) if graphs else meta_event.hypergradient
         self.parts = parts
         self.device = device
         self.epochs = epochs
@@ -164,7 +168,7 @@ class Trainer:
         # A stop may come while the event has values of its own in place of the parameters; these are the parameters.
         self._before_event = self.state_dict()
         with self.stop.abandonable():
-            gradients = self.meta_event.hypergradient(images, labels, self.optimizer.param_groups[0]["lr"])
+            gradients = self._hypergradient(images, labels, self.optimizer.param_groups[0]["lr"])
         self.figures.watch_hypergradient(gradients, self.position.step)
         self.meta_event.apply(gradients)
 

@@ -42,7 +42,7 @@ def test_what_decides_the_numbers_changes_the_key(base, override):
     "override",
     [
         "trainer=cpu", "trainer.device=cpu", "trainer.threads=1",
-        "trainer.deterministic=true", "trainer.compile=kernels", "trainer.checkpoint_steps=7",
+        "trainer.deterministic=true", "trainer.compile=true", "trainer.graphs=true", "trainer.checkpoint_steps=7",
         "data.root=/elsewhere", "tracking=none", "tracking.system=5",
         "task=summary", "tracking.uri=http://host", "hydra.run.dir=here", "resume=there", "optimizer.lr=1e-1",
         "data.validation=0", "experiment=paper_cifar100", "trainer.epochs=300", "loss.classification.weight=1",

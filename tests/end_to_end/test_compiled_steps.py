@@ -8,7 +8,7 @@ import pytest
 from runs import LMCL, end, result, start
 
 STEPS = [*LMCL, "tracking=none", "trainer.max_steps=3"]
-COMPILED = [*STEPS, "trainer.compile=kernels"]
+COMPILED = [*STEPS, "trainer.compile=true"]
 
 
 def train(folder, name, *words, **environment):

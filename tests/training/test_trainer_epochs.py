@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from toy_run import ToyRun, equal, timeless
+from toy_run import ToyMetaEvent, ToyRun, equal, timeless
 
 from mcl_lab.errors import RunFailed
 from mcl_lab.training.evaluation import evaluate
@@ -149,10 +149,13 @@ def test_a_term_that_is_not_finite(step, value):
         assert [timeless(record) for record in resumed.trainer.records] == [timeless(r) for r in whole.trainer.records]
 
 
-def test_a_hypergradient_that_is_not_finite():
-    run = ToyRun(checkpoint_steps=1, in_event=lambda: None)
-    original = run.meta_event.hypergradient
-    run.meta_event.hypergradient = lambda *batch: [original(*batch)[0] * (math.nan if run.objective.calls == 3 else 1)]
+def test_a_hypergradient_that_is_not_finite(monkeypatch):
+    def spoilt(event, *batch):
+        return [original(event, *batch)[0] * (math.nan if run.objective.calls == 3 else 1)]
+
+    original = ToyMetaEvent.hypergradient
+    monkeypatch.setattr(ToyMetaEvent, "hypergradient", spoilt)
+    run = ToyRun(checkpoint_steps=1)
     with pytest.raises(RunFailed, match="the hypergradient is not finite .* at step 3$"):
         run.trainer.fit()
     assert [step for step, _ in run.saved] == [1, 2]

@@ -136,6 +136,7 @@ class ToyRun:
         test=None,
         seed=0,
         lr=0.1,
+        graphs=False,
     ):
         seed_everything(seed)
         self.cohort, self.weight = ToyCohort(), nn.Parameter(torch.tensor(0.5))
@@ -168,6 +169,7 @@ class ToyRun:
             epochs=epochs,
             max_steps=max_steps,
             checkpoint_steps=checkpoint_steps,
+            graphs=graphs,
             save=self._save,
             record=self._record,
             progress=self.shown,

@@ -1,0 +1,71 @@
+"""trainer.graphs: steps and meta events can be recorded, and launched again they do the same.
+
+They are recorded on a CPU (recorded.py), where whatever a CUDA graph would refuse is refused as well.
+"""
+
+import pytest
+import torch
+from recorded import CpuRecorder
+
+from mcl_lab.config.catalogue import catalogue
+from mcl_lab.config.compose import compose
+from mcl_lab.tasks.measured import Subject
+from mcl_lab.training.graphs import WARM_UP, Graphed
+from mcl_lab.training.step import Step
+
+SMALL = ["pair=resnet8", "data.batch_size=20", "trainer=cpu"]
+LOSSES = [found.name for found in catalogue()["loss"]]
+
+
+@pytest.fixture(autouse=True)
+def recorder(monkeypatch):
+    monkeypatch.setattr(Graphed, "recorder", CpuRecorder)
+
+
+def trained(words, *, graphs, steps=WARM_UP + 2):
+    """What steps, each with its meta event and each of another learning rate, put out; all states at their end."""
+    subject = Subject(compose([*SMALL, *words]), threads=1, images=400, test_images=20, num_classes=10, size=8)
+    learners, optimizer, event = subject.learners, subject.updates.optimizer, subject.event
+    step = Step(learners.cohort, learners.objective, optimizer, graphs=graphs)
+    hypergradient = event and (Graphed(event.hypergradient, subject.device) if graphs else event.hypergradient)
+    found = []
+    for number in range(steps):
+        images, labels = next(subject.endless)
+        optimizer.param_groups[0]["lr"] = 0.1 / (number + 1)
+        terms, own_logits = step(images, labels)
+        found += [value.clone() for value in (*terms.values(), *own_logits)]
+        if event:
+            gradients = hypergradient(images, labels, optimizer.param_groups[0]["lr"])
+            found += [value.clone() for value in gradients]
+            event.apply(gradients)
+    modules = [module for module in vars(learners).values() if isinstance(module, torch.nn.Module)]
+    return found + [value for module in modules for value in module.state_dict().values()]
+
+
+def check(caplog, *words):
+    once, again = trained(words, graphs=False), trained(words, graphs=True)
+    assert caplog.messages == []  # nothing was refused
+    assert len(once) == len(again) > 20
+    for a, b in zip(once, again, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss(loss, caplog):
+    check(caplog, f"loss={loss}")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trainer.precision=bf16"],
+        ["+network@pair.peers.c=resnet20", "optimizer=adamw"],
+        ["pair=wrn_16_2", "trainer.channels_last=false"],
+        ["pair=shufflenetv2_05x", "pair.peers.a.blocks=[1,1,1]", "pair.peers.b.blocks=[1,1,1]"],
+        ["pair=hcgnet_a1", "pair.peers.a.units=[1,2,1]", "pair.peers.b.units=[2,1,1]"],
+    ],
+    ids=" ".join,
+)
+def test_other_networks_and_settings(words, caplog):
+    check(caplog, *words)
