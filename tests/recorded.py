@@ -1,7 +1,8 @@
 """A CUDA graph's stand-in on a CPU: operations are recorded by PyTorch's own dispatch, and done again on the same memory.
 
-As with a CUDA graph, recording changes nothing that was there before, numbers of Python stay what they were, and whatever
-needs a value on the host, or brings one from there, is refused.
+As with a CUDA graph, recording changes nothing that was there before, numbers of Python stay what they were, and operations
+that need values on the host, or bring some from there, are refused. What only a device has is not seen: its kernels, streams
+and memory that is used again.
 """
 
 from contextlib import nullcontext
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-REFUSED = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::lift_fresh", "aten::unique")
+REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "unique", "_unique", "repeat_interleave", "equal")
+REFUSED = tuple(f"aten::{name}" for name in (*REFUSED, "bincount"))
 
 
 class CpuRecorder:
@@ -36,9 +38,10 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function._schema.name.startswith(REFUSED):
+        name, given = function._schema.name, tensors((args, kwargs))
+        by_mask = name.startswith("aten::index") and any(value.dtype == torch.bool for value in tensors(args[1]))
+        if name.startswith(REFUSED) or by_mask:
             raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
-        given = tensors((args, kwargs))
         for value in given:
             if memory(value) not in self.before and memory(value) not in self.made:
                 self.before[memory(value)] = value.untyped_storage(), value.untyped_storage().clone()

@@ -184,6 +184,7 @@ class _BatchNormGradient(Function):
 
 def _projected(v: Tensor, x: Tensor, mu: Tensor, by_sigma: Tensor, gamma: Tensor | None = None) -> tuple[Tensor, ...]:
     """P v / sigma, times gamma if given; sum(v X) and sum(v)."""
+    gamma = torch.ones_like(mu) if gamma is None else gamma  # without one, CUDA puts out no sums
     return torch.ops.aten.native_batch_norm_backward(
         v, x, gamma, None, None, mu, by_sigma, True, 0.0, [True, True, True]
     )

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcl_lab.training.randomness import random_states_beside
+
 LOGGER = logging.getLogger(__name__)
 WARM_UP = 3  # calls as written: libraries choose their algorithms and allocate what they keep
 
@@ -23,9 +25,11 @@ class CudaRecorder:
         """A stream of its own, as PyTorch asks for: the default stream cannot be recorded. Waits for no device."""
         outside = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(outside)
-        with torch.cuda.stream(self.stream):
-            yield
-        outside.wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            outside.wait_stream(self.stream)
 
     def record(self, function: Callable, inputs: list[Tensor]) -> tuple[Callable[[], None], Any]:
         """(what launches the operations of `function(*inputs)`, what they put out); none is done before it is called."""
@@ -40,8 +44,9 @@ class Graphed:
     all at once, with the same results.
 
     function: of tensors and numbers (which reach it as tensors, too) to tensors in any nesting. Apart from its inputs every
-        call does the same to the same tensors, and never waits for the device; a function that does is called as it is, and a
-        warning says why. What a call puts out is overwritten by the next.
+        call does the same to the same tensors: no number or mode that Python keeps changes what it does. One that waits for the
+        device, or draws random numbers elsewhere, is from then on called as it is, and a warning says why. What a call puts out
+        is overwritten by the next.
     """
 
     recorder = CudaRecorder
@@ -51,7 +56,7 @@ class Graphed:
         self._recorder = self.recorder(device)
         self._calls: dict[tuple, int] = {}
         self._recorded: dict[tuple, tuple[list[Tensor], Callable[[], None], Any]] = {}
-        self._refused = False
+        self._refused = False  # once for all shapes: what a failed recording leaves behind is not to be built upon
 
     def __call__(self, *inputs: Tensor | float) -> Any:
         if self._refused:
@@ -74,11 +79,22 @@ class Graphed:
         return value if isinstance(value, Tensor) else torch.full((), value, device=self.device)
 
     def _record(self, shapes: tuple, inputs: list[Tensor]) -> None:
-        held = [value.clone() for value in inputs]
+        held, first = [value.clone() for value in inputs], []
+
+        def function(*inputs: Tensor):
+            before = random_states_beside(self.device)
+            try:
+                outputs = self.function(*inputs)
+                if random_states_beside(self.device) != before:
+                    raise RuntimeError("it draws random numbers of Python, NumPy or the CPU")
+                return outputs
+            except RuntimeError as error:
+                first.append(error)  # ending a recording that has failed fails as well
+                raise
+
         try:
-            self._recorded[shapes] = held, *self._recorder.record(self.function, held)
+            self._recorded[shapes] = held, *self._recorder.record(function, held)
         except RuntimeError as error:
-            while isinstance(error.__context__, RuntimeError):  # ending a recording that has failed fails as well
-                error = error.__context__
-            LOGGER.warning("not launched as a CUDA graph: %s", next(iter(str(error).splitlines()), "no reason given"))
+            reason = str(first[0] if first else error)
+            LOGGER.warning("not launched as a CUDA graph: %s", next(iter(reason.splitlines()), "no reason given"))
             self._refused = True

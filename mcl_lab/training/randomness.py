@@ -13,6 +13,13 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def random_states_beside(device: torch.device) -> tuple:
+    """Those of all generators but the device's own (and those of other CUDA devices), to be compared."""
+    kind, keys, *rest = numpy.random.get_state()
+    cpu = [] if device.type == "cpu" else torch.get_rng_state().tolist()
+    return random.getstate(), (kind, keys.tobytes(), *rest), cpu
+
+
 def random_states() -> dict:
     kind, keys, *rest = numpy.random.get_state()
     return {

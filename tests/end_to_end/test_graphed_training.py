@@ -22,7 +22,7 @@ def recorder(monkeypatch):
     monkeypatch.setattr(Graphed, "recorder", CpuRecorder)
 
 
-def trained(words, *, graphs, steps=WARM_UP + 2):
+def trained(words, *, graphs, steps=WARM_UP + 3):
     """What steps, each with its meta event and each of another learning rate, put out; all states at their end."""
     subject = Subject(compose([*SMALL, *words]), threads=1, images=400, test_images=20, num_classes=10, size=8)
     learners, optimizer, event = subject.learners, subject.updates.optimizer, subject.event
@@ -38,6 +38,7 @@ def trained(words, *, graphs, steps=WARM_UP + 2):
             gradients = hypergradient(images, labels, optimizer.param_groups[0]["lr"])
             found += [value.clone() for value in gradients]
             event.apply(gradients)
+    assert not graphs or all(len(one._recorded) == 1 for one in (step._work, hypergradient) if one)
     modules = [module for module in vars(learners).values() if isinstance(module, torch.nn.Module)]
     return found + [value for module in modules for value in module.state_dict().values()]
 

@@ -17,9 +17,15 @@ def subject(*words, device="cuda") -> Subject:
     return Subject(config, threads=2, images=400, test_images=20, num_classes=10, size=8)
 
 
-def losses(trained: Subject, steps: int) -> torch.Tensor:
-    """(steps,) sums of the terms."""
-    return torch.stack([sum(trained.step(*next(trained.endless))[0].values()).detach().cpu() for _ in range(steps)])
+def losses(trained: Subject, steps: int, *, events: bool = False) -> torch.Tensor:
+    """(steps,) sums of the terms, with a meta event after each step or without."""
+    found = []
+    for _ in range(steps):
+        terms, _ = trained.step(*next(trained.endless))
+        found.append(sum(terms.values()).clone())
+        if events:
+            trained.time_meta_event()
+    return torch.stack(found).cpu()
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
@@ -55,33 +61,34 @@ def test_it_trains_as_a_cpu_does():
     assert (gradients[0] - gradients[1]).norm() < 1e-2 * gradients[1].norm()
 
 
-@pytest.mark.parametrize("words", [["trainer.compile=true"], ["trainer.graphs=true"], ["trainer.graphs=true", "loss=dml"]])
-def test_compiled_and_recorded_steps_do_the_same(words, caplog):
-    other, plain = subject(*words), subject(*(word for word in words if word.startswith("loss")))
-    torch.testing.assert_close(losses(other, 8), losses(plain, 8), rtol=1e-3, atol=0)
-    for trained in (other, plain):  # between steps it changes all parameters, and changes them back
+@pytest.mark.parametrize(
+    "words",
+    [[], ["trainer.precision=bf16"], ["trainer.channels_last=false"], ["loss=dml"], ["data.batch_size=30"]],  # 400 = 13 * 30 + 10
+    ids=" ".join,
+)
+def test_recorded_steps_and_events_have_the_bits_of_those_as_written(words, caplog):
+    words = [*words, "trainer.deterministic=true"]
+    runs = []
+    for graphs in ("false", "true"):
+        trained = subject(*words, f"trainer.graphs={graphs}")
+        runs.append(losses(trained, 3 * len(trained.batches), events=True))
+    assert runs[0].equal(runs[1])
+    assert [line for line in caplog.messages if "graph" in line] == []
+
+
+@pytest.mark.parametrize("words", [["trainer.compile=true"], ["trainer.compile=true", "trainer.graphs=true"]], ids=" ".join)
+def test_compiled_steps_do_the_same(words):
+    compiled, plain = subject(*words), subject()
+    torch.testing.assert_close(losses(compiled, 6), losses(plain, 6), rtol=1e-2, atol=0)
+    for trained in (compiled, plain):  # between steps it changes all parameters, and changes them back
         trained.time_meta_event()
-    torch.testing.assert_close(losses(other, 3), losses(plain, 3), rtol=1e-2, atol=0)
-    assert caplog.messages == []
-
-
-def test_a_recorded_meta_event_is_the_event(caplog):
-    trained = subject("trainer.graphs=true")
-    for number in range(WARM_UP + 3):
-        images, labels = next(trained.endless)
-        recorded, written = (
-            torch.cat([gradient.flatten() for gradient in event(images, labels, 0.1 / (number + 1))])
-            for event in (trained.hypergradient, trained.event.hypergradient)
-        )
-        assert (recorded - written).norm() < 1e-3 * written.norm(), number
-        trained.step(images, labels)
-    assert caplog.messages == []
+    torch.testing.assert_close(losses(compiled, 3), losses(plain, 3), rtol=1e-1, atol=0)
 
 
 def test_a_recorded_event_refuses_dropout(caplog):
     trained = subject("trainer.graphs=true")
     network = next(iter(trained.learners.cohort.peers.values()))
     network.register_forward_pre_hook(lambda module, images: torch.nn.functional.dropout(images[0], 0.1))
-    for _ in range(WARM_UP + 2):
-        trained.time_meta_event()
-    assert caplog.messages == ["not launched as a CUDA graph: the losses of a meta event draw random numbers"]
+    losses(trained, WARM_UP + 2, events=True)
+    refusals = [line for line in caplog.messages if "graph" in line]
+    assert refusals == ["not launched as a CUDA graph: the losses of a meta event draw random numbers"]

@@ -1,7 +1,9 @@
 """Recorded work does what it did as it was written, here recorded on a CPU (recorded.py)."""
 
 import logging
+import random
 
+import numpy
 import pytest
 import torch
 from recorded import CpuRecorder
@@ -63,6 +65,17 @@ def test_what_waits_for_the_device_is_run_as_written(caplog):
             assert graphed(x).equal(waits(x))
     (line,) = caplog.messages
     assert line.startswith("not launched as a CUDA graph: operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize("draw", [random.random, numpy.random.rand, lambda: 0.5], ids=["python", "numpy", "none"])
+def test_what_draws_elsewhere_is_run_as_written(draw, caplog):
+    graphed = Graphed(lambda x: x * draw(), CPU)
+    found = {graphed(torch.ones(())).item() for _ in range(WARM_UP + 5)}
+    if draw() == 0.5:
+        assert found == {0.5} and not caplog.messages
+    else:
+        assert len(found) == WARM_UP + 5
+        assert caplog.messages == ["not launched as a CUDA graph: it draws random numbers of Python, NumPy or the CPU"]
 
 
 def test_errors_of_its_own_are_as_ever():
