@@ -15,7 +15,7 @@ def visible_gpus() -> list[str]:
         found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):  # a container may have the driver without its tools
         return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
-    return found.stdout.split()
+    return [word for word in found.stdout.split() if word.isdigit()]  # it may say that there are none
 
 
 def cpu_cores() -> int:

@@ -181,7 +181,8 @@ class _Work:
     def _start(self, run: Run, place: str | None) -> None:
         gpu = place if run.uses_gpu else None
         if gpu is not None:
-            own = {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi counts
+            counted = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi does
+            own = {"CUDA_VISIBLE_DEVICES": gpu, **counted}
         else:
             own = {} if run.uses_gpu else {"CUDA_VISIBLE_DEVICES": ""}  # a run on the CPU touches no GPU
         log = Path(run.log)

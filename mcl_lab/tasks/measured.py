@@ -104,6 +104,7 @@ class Subject:
     def counts(self, warmup: int) -> dict:
         """What does not need to be measured again and again: memory, operations, arithmetic; warmed up on the way. Operations are
         those of a step or event as it is written, which compiling may fuse."""
+        self.use()
         warmup = max(warmup, WARM_UP + 1) if self.config.trainer.graphs else warmup
         self.step(*next(self.endless))  # which compiles it, when it is to be
         images, labels = next(self.endless)

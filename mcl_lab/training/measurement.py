@@ -79,15 +79,15 @@ def count_multi_adds(work: Callable[[], object]) -> int:
 def multi_adds_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Multiply-accumulate operations a second of a large matrix product.
 
-    On a CPU there are two libraries for it, one behind matrix products and one behind convolutions: that of the faster one.
+    There are two libraries for it, one behind matrix products and one behind convolutions, which may compute in TF32: that of
+    the faster one.
     """
     size = 8192 if device.type == "cuda" else 2048
     a = torch.randn(size, size, device=device, dtype=dtype)
-    work = [lambda: a @ a]
-    if device.type == "cpu":
-        images = torch.randn(64, 512, 8, 8, dtype=dtype).to(memory_format=torch.channels_last)  # 4096 rows of 512
-        filters = torch.randn(512, 512, 1, 1, dtype=dtype)
-        work.append(lambda: torch.conv2d(images, filters))
+    images = torch.randn(64, size // 4, 8, 8, device=device, dtype=dtype)  # 4096 rows of size / 4
+    images = images.to(memory_format=torch.channels_last)
+    filters = torch.randn(size // 4, size // 4, 1, 1, device=device, dtype=dtype)
+    work = [lambda: a @ a, lambda: torch.conv2d(images, filters)]
     return max(count_multi_adds(one) / _seconds(one, device) for one in work)
 
 

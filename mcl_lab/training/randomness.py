@@ -1,4 +1,4 @@
-"""Random states: of Python, NumPy, PyTorch and its CUDA devices, as values a checkpoint can hold."""
+"""Random states: of Python, NumPy, PyTorch and the CUDA device in use, as values a checkpoint can hold."""
 
 import random
 
@@ -26,7 +26,7 @@ def random_states() -> dict:
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
     }
 
 
@@ -35,5 +35,5 @@ def set_random_states(states: dict) -> None:
     kind, keys, *rest = states["numpy"]
     numpy.random.set_state((kind, keys.numpy().astype("uint32"), *rest))
     torch.set_rng_state(states["torch"].cpu())
-    for device, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(state.cpu(), device)
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"][0].cpu())

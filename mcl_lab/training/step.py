@@ -36,11 +36,11 @@ class Step:
         graphs: bool = False,
     ):
         self.cohort, self.objective, self.optimizer = cohort, objective, optimizer
-        self._forward: Callable = cohort
+        self.forward: Callable = cohort
         self.loss: Callable = objective
         self._on_trial = compile
         if compile:
-            self._forward = torch.compile(cohort, dynamic=False)
+            self.forward = torch.compile(cohort, dynamic=False)
             self.loss = torch.compile(objective, dynamic=False)
         self._parameters = [value for group in optimizer.param_groups for value in group["params"]]
         device = self._parameters[0].device
@@ -58,10 +58,6 @@ class Step:
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         return terms, own_logits
-
-    def forward(self, images: Tensor):
-        """Images (B, 3, H, W) to the cohort's output."""
-        return self._forward(images)
 
     def backward(self, terms: dict[str, Tensor]) -> None:
         """Gradients of the terms' sum in place of those that were there."""
@@ -89,7 +85,7 @@ class Step:
         except TorchDynamoException as error:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             LOGGER.warning("the steps are not compiled: %s", reason)
-        self._forward, self.loss = self.cohort, self.objective
+        self.forward, self.loss = self.cohort, self.objective
         self.cohort.load_state_dict(before)  # statistics of BatchNorm, should the forward pass have come so far
         set_random_states(random)
         return self._gradients(images, labels)

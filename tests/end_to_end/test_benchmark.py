@@ -49,11 +49,12 @@ def test_multi_adds_are_those_of_the_networks(measured, call):
 
 
 def test_two_configs(measured, call):
-    costs = measured("task.compare={loss: baseline, trainer.precision: bf16}")
+    costs = measured("task.compare={loss: baseline, trainer.precision: bf16, trainer.threads: 2}")
     base, compared = costs["base"], costs["compared"]
     assert (base["loss"], base["precision"]) == ("lmcl", "float32")
     assert (compared["loss"], compared["precision"]) == ("baseline", "bf16")
     assert base["operations"]["loss"] > compared["operations"]["loss"]
+    assert (base["threads"], compared["threads"]) == (1, 2)
 
 
 def test_the_table(call):

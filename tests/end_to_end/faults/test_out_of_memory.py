@@ -55,16 +55,18 @@ def refused(what, cwd, arguments):
 
     def add(figures, terms, own_logits, labels, step):
         if step == 3:
-            raise {"gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "python": MemoryError()}[
-                what
-            ]
+            raise {
+                "gpu": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+                "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+                "python": MemoryError(),
+            }[what]
         original(figures, terms, own_logits, labels, step)
 
     EpochFigures.add = add
     main_in(cwd, arguments)
 
 
-@pytest.mark.parametrize("what", ["gpu", "python"])
+@pytest.mark.parametrize("what", ["gpu", "cublas", "python"])
 def test_other_ways_of_saying_so(what, tmp_path):
     assert fork(refused, what, tmp_path, QUIET) == 1
     output = (tmp_path / "output.txt").read_text()
