@@ -34,11 +34,12 @@ def hypergradient(
     """Gradient by `meta_params`, in their order, of `outer_loss` after virtual SGD steps: `inner_steps` on `inner_loss`, then
     `outer_steps` on `outer_loss`.
 
+    lr: a number or a scalar tensor.
     inner_loss, outer_loss: map a dict with the names and shapes of `params` to a scalar; called again with the same values
     they give the same scalar. Only `inner_loss` depends on `meta_params`, tensors that require gradient.
     One momentum buffer runs through all steps (its first value is the gradient itself, no Nesterov); the weight decay is on
     every tensor, with or without a gradient of its own. What a loss detaches is held fixed in second derivatives as well.
-    lr: a number or a scalar tensor. `params` and every `.grad` are left as they are.
+    `params` and every `.grad` are left as they are.
     """
     shapes = {name: value.shape for name, value in params.items()}
     theta = torch.cat([value.detach().flatten() for value in params.values()])

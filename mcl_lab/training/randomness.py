@@ -14,7 +14,7 @@ def seed_everything(seed: int) -> None:
 
 
 def random_states_beside(device: torch.device) -> tuple:
-    """Those of all generators but the device's own (and those of other CUDA devices), to be compared."""
+    """Those of Python, NumPy and, unless it is the device itself, PyTorch on the CPU, to be compared."""
     kind, keys, *rest = numpy.random.get_state()
     cpu = [] if device.type == "cpu" else torch.get_rng_state().tolist()
     return random.getstate(), (kind, keys.tobytes(), *rest), cpu

@@ -29,6 +29,12 @@ def test_it_is_the_present_one_and_has_a_number(name, number, two_devices):
     assert two_devices == [number]
 
 
+def test_matrix_products_are_float32_whatever_the_environment_says(two_devices):
+    torch.backends.cuda.matmul.allow_tf32 = True  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does
+    device_for("cuda")
+    assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
 def test_it_is_not_there(two_devices):
     with pytest.raises(InputError, match="cuda:2 is not there .2 CUDA devices."):
         device_for("cuda:2")

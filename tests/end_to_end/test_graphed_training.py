@@ -1,6 +1,6 @@
 """trainer.graphs: steps and meta events can be recorded, and launched again they do the same.
 
-They are recorded on a CPU (recorded.py), where whatever a CUDA graph would refuse is refused as well.
+They are recorded on a CPU, where what waits for a device is refused as by a CUDA graph (recorded.py).
 """
 
 import pytest
@@ -9,37 +9,41 @@ from recorded import CpuRecorder
 
 from mcl_lab.config.catalogue import catalogue
 from mcl_lab.config.compose import compose
+from mcl_lab.tasks import build
 from mcl_lab.tasks.measured import Subject
 from mcl_lab.training.graphs import WARM_UP, Graphed
-from mcl_lab.training.step import Step
 
-SMALL = ["pair=resnet8", "data.batch_size=20", "trainer=cpu"]
+SMALL = ["pair=resnet8", "data.batch_size=20"]
 LOSSES = [found.name for found in catalogue()["loss"]]
 
 
 @pytest.fixture(autouse=True)
 def recorder(monkeypatch):
     monkeypatch.setattr(Graphed, "recorder", CpuRecorder)
+    monkeypatch.setattr(build, "use_device", lambda trainer: torch.device("cpu"))  # which refuses graphs
 
 
 def trained(words, *, graphs, steps=WARM_UP + 3):
     """What steps, each with its meta event and each of another learning rate, put out; all states at their end."""
-    subject = Subject(compose([*SMALL, *words]), threads=1, images=400, test_images=20, num_classes=10, size=8)
-    learners, optimizer, event = subject.learners, subject.updates.optimizer, subject.event
-    step = Step(learners.cohort, learners.objective, optimizer, graphs=graphs)
-    hypergradient = event and (Graphed(event.hypergradient, subject.device) if graphs else event.hypergradient)
+    config = compose([*SMALL, *words, f"trainer.graphs={graphs}"])
+    subject = Subject(config, threads=1, images=400, test_images=20, num_classes=10, size=8)
+    optimizer, event = subject.updates.optimizer, subject.event
     found = []
     for number in range(steps):
         images, labels = next(subject.endless)
         optimizer.param_groups[0]["lr"] = 0.1 / (number + 1)
-        terms, own_logits = step(images, labels)
+        terms, own_logits = subject.step(images, labels)
         found += [value.clone() for value in (*terms.values(), *own_logits)]
         if event:
-            gradients = hypergradient(images, labels, optimizer.param_groups[0]["lr"])
+            gradients = subject.hypergradient(images, labels, optimizer.param_groups[0]["lr"])
             found += [value.clone() for value in gradients]
             event.apply(gradients)
-    assert not graphs or all(len(one._recorded) == 1 for one in (step._work, hypergradient) if one)
-    modules = [module for module in vars(learners).values() if isinstance(module, torch.nn.Module)]
+    parts = subject.time_step()  # trains one more
+    if graphs:
+        assert set(parts) == {"step", "data", "graph", "optimizer"}
+        assert len(subject.step._work._recorded) == 1
+        assert event is None or len(subject.hypergradient._recorded) == 1
+    modules = [module for module in vars(subject.learners).values() if isinstance(module, torch.nn.Module)]
     return found + [value for module in modules for value in module.state_dict().values()]
 
 

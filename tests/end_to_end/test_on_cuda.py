@@ -79,10 +79,10 @@ def test_recorded_steps_and_events_have_the_bits_of_those_as_written(words, capl
 @pytest.mark.parametrize("words", [["trainer.compile=true"], ["trainer.compile=true", "trainer.graphs=true"]], ids=" ".join)
 def test_compiled_steps_do_the_same(words):
     compiled, plain = subject(*words), subject()
-    torch.testing.assert_close(losses(compiled, 6), losses(plain, 6), rtol=1e-2, atol=0)
+    torch.testing.assert_close(losses(compiled, 5), losses(plain, 5), rtol=1e-3, atol=0)
     for trained in (compiled, plain):  # between steps it changes all parameters, and changes them back
         trained.time_meta_event()
-    torch.testing.assert_close(losses(compiled, 3), losses(plain, 3), rtol=1e-1, atol=0)
+    torch.testing.assert_close(losses(compiled, 3), losses(plain, 3), rtol=1e-2, atol=0)
 
 
 def test_a_recorded_event_refuses_dropout(caplog):

@@ -1,6 +1,7 @@
 """task=evaluate, task=summary and task=clean on runs that were trained."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -31,6 +32,17 @@ def test_evaluate_a_checkpoint_file(call, interrupted_run):
     assert by_file.status == by_folder.status == 0 and by_file.out == by_folder.out
     for word in ("digits, 360 images", "a: resnet8", "b: resnet8", "stage1", "own_head", "ensemble", "top-1", "top-5"):
         assert word in by_file.out
+
+
+def test_a_run_in_tf32_is_evaluated_without_a_gpu(call, lmcl_run, tmp_path):
+    """In float32, which tf32 rounds."""
+    shutil.copytree(lmcl_run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    trained = config.read_text().replace("precision: float32", "precision: tf32").replace("device: cpu", "device: cuda")
+    config.write_text(trained)
+    rounded, whole = (call(*EVALUATE, f"task.checkpoint={folder}") for folder in (tmp_path / "run", lmcl_run))
+    assert "precision: tf32" in trained and (rounded.status, rounded.err) == (0, "")
+    assert rounded.out == whole.out
 
 
 def test_evaluate_refuses_other_classes(call, lmcl_run, other_images):

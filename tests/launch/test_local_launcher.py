@@ -26,7 +26,7 @@ def stop(number, _):
     sys.exit(128 + number)
 signal.signal(signal.SIGTERM, stop)
 began = time.time()
-names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "EXTRA")
+names = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS", "EXTRA")
 open(folder + "/began", "w").close()
 time.sleep(seconds)
 if status < 0:
@@ -94,6 +94,7 @@ class Sweep:
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return Sweep(tmp_path)
 
@@ -126,6 +127,7 @@ def test_gpus_are_shared_out(sweep):
     runs = sweep.runs(4)
     sweep.launch(LocalLauncher(gpus=[4, 7], runs_per_gpu=2), runs)
     assert [sweep.done(run)["CUDA_VISIBLE_DEVICES"] for run in runs] == ["4", "7", "4", "7"]
+    assert {sweep.done(run)["CUDA_DEVICE_ORDER"] for run in runs} == {"PCI_BUS_ID"}  # by which nvidia-smi numbers them
     assert [run.latest.gpu for run in runs] == ["4", "7", "4", "7"]
 
 
@@ -134,6 +136,7 @@ def test_visible_gpus_and_one_run_on_each(sweep, monkeypatch):
     runs = sweep.runs(3)
     sweep.launch(LocalLauncher(), runs)
     assert {sweep.done(run)["CUDA_VISIBLE_DEVICES"] for run in runs} == {"1", "GPU-abc"}
+    assert {sweep.done(run)["CUDA_DEVICE_ORDER"] for run in runs} == {None}  # whoever numbered them had an order in mind
     assert sweep.most_at_once(runs) <= 2
 
 

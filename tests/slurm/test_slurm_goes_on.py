@@ -65,8 +65,8 @@ def test_a_time_limit(cluster, tmp_path):
     desk = Desk(tmp_path, cluster)
     desk.submit("one", *longer, "hydra.launcher.time=1", "hydra.launcher.warning=30")
     (run,) = desk.wait("one", lambda runs: runs[0]["attempts"] >= 2)
-    cluster.run("scontrol", "update", f"jobid={run['job']}", "timelimit=30", check=False)  # a slow machine would go on for long
-    (run,) = desk.wait_all("one")
+    cluster.run("scontrol", "update", f"jobid={run['job']}", "timelimit=30", check=False)  # else a slow machine needs too many
+    (run,) = desk.wait_all("one", limit=400)
     assert run["attempts"] >= 2
     assert "stopped by SIGUSR2" in (tmp_path / f"runs/sweeps/one/jobs/{run['job']}_0_log.err").read_text()
     alone = tmp_path / "alone"
