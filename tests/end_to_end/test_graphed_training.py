@@ -65,8 +65,8 @@ def test_every_loss(loss, caplog):
     "words",
     [
         ["trainer.precision=bf16"],
-        ["+network@pair.peers.c=resnet20", "optimizer=adamw"],
-        ["pair=wrn_16_2", "trainer.channels_last=false"],
+        ["+network@pair.peers.c=resnet8", "optimizer=adamw"],
+        ["pair=wrn_16_2", "pair.peers.a.depth=10", "pair.peers.b.depth=10", "trainer.channels_last=false"],
         ["pair=shufflenetv2_05x", "pair.peers.a.blocks=[1,1,1]", "pair.peers.b.blocks=[1,1,1]"],
         ["pair=hcgnet_a1", "pair.peers.a.units=[1,2,1]", "pair.peers.b.units=[2,1,1]"],
     ],
