@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what tests compute is too small to share out
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as run.py does
 
@@ -10,3 +12,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as run.py does
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders of long tests come first, so that in the end no process is left with one while the others have nothing to do."""
+    longest = ("slurm", "end_to_end", "tracking", "launch")
+    items.sort(key=lambda item: next((place for place, name in enumerate(longest) if name in item.path.parts), len(longest)))

@@ -66,10 +66,11 @@ def heavy_imports(arguments, cwd) -> str:
 
 
 def fork(function, *arguments) -> int:
-    """Call a function of a module in a process that has torch and our code imported already; returns its exit status,
+    """Call a function of a module in a process that has already imported what takes a run seconds; returns its exit status,
     negative for a signal."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torchvision", "sklearn.model_selection", "mcl_lab.tasks.train", "run"])
+    heavy = ["torch._dynamo", "torchvision", "sklearn.datasets", "sklearn.model_selection"]
+    context.set_forkserver_preload([*heavy, "mcl_lab.tasks.train", "run"])
     process = context.Process(target=function, args=arguments)
     process.start()
     process.join()

@@ -71,21 +71,21 @@ def outcome(calls, empty_folder, capsys, monkeypatch):
 
 
 @pytest.mark.full
-@settings(FUZZED, max_examples=500)
+@settings(FUZZED, max_examples=200)
 @given(text=TEXTS)
 def test_any_text(outcome, text):
     outcome(*TASK, text, answers=text.startswith("-"))
 
 
 @pytest.mark.full
-@settings(FUZZED, max_examples=100)
+@settings(FUZZED, max_examples=50)
 @given(key=st.sampled_from(LEAVES), text=TEXTS, quote=st.sampled_from(["", "'", '"']))
 def test_any_text_for_a_key(outcome, key, text, quote):
     outcome(*TASK, f"{key}={quote}{text}{quote}")
 
 
 @pytest.mark.full
-@settings(FUZZED, max_examples=60)
+@settings(FUZZED, max_examples=30)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["", "+", "++", "~"]), st.sampled_from(KEYS), st.sampled_from(VALUES)), min_size=2, max_size=3
@@ -108,7 +108,7 @@ def typed(value) -> str:
 
 
 @pytest.mark.full
-@settings(FUZZED, max_examples=80)
+@settings(FUZZED, max_examples=40)
 @given(key=st.sampled_from(LEAVES), value=SCALARS | st.lists(SCALARS, max_size=3))
 def test_any_typed_value(outcome, key, value):
     if key != "task._target_":
@@ -128,14 +128,14 @@ def stored(outcome, empty_folder):
 
 
 @pytest.mark.full
-@settings(FUZZED, max_examples=100)
+@settings(FUZZED, max_examples=50)
 @given(content=st.binary(max_size=200) | TREES.map(lambda tree: yaml.safe_dump(tree).encode("utf-8", "surrogatepass")))
 def test_any_content_of_a_stored_config(stored, content):
     assert stored(content) == 2
 
 
 @pytest.mark.full
-@settings(FUZZED, max_examples=60)
+@settings(FUZZED, max_examples=30)
 @given(
     key=st.sampled_from(LEAVES + ["hydra.overrides.task", "hydra.runtime.choices", "hydra"]),
     depth=st.integers(0, 2),
@@ -152,7 +152,7 @@ def test_any_value_in_a_stored_config(stored, key, depth, value):
 
 
 @pytest.mark.full
-@settings(FUZZED, max_examples=100)
+@settings(FUZZED, max_examples=50)
 @given(words=st.lists(st.sampled_from(FLAGS), max_size=4))
 def test_any_flags(outcome, words):
     outcome(*TASK, *words, answers=True)

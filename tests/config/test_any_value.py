@@ -22,7 +22,7 @@ VALUES = [
 
 
 @pytest.mark.full
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prefix=st.sampled_from(["", "+", "++", "~"]), key=st.sampled_from(KEYS), value=st.sampled_from(VALUES))
 def test_refused_or_called(calls, empty_folder, capsys, prefix, key, value):
     before = len(calls)

@@ -136,16 +136,16 @@ def test_a_stopped_or_killed_launcher_loses_nothing(number, store, tmp_path, cal
 
 
 @pytest.mark.full
-def test_eight_runs_at_once_on_a_store_that_does_not_exist(tmp_path, call):
-    arguments = [*ALONE, "-m", "hydra.launcher.jobs=8", "sweep=eight", "seed=range(8)", "trainer.epochs=2"]
+def test_four_runs_at_once_on_a_store_that_does_not_exist(tmp_path, call):
+    arguments = [*ALONE, "-m", "hydra.launcher.jobs=4", "sweep=four", "seed=range(4)", "trainer.epochs=2"]
     ended = end(start(arguments, tmp_path), timeout=600)
     assert (ended.status, ended.err) == (0, "")
-    runs = ledger("eight", call)
-    assert len(runs) == 8 and all(run["state"] == "finished" for run in runs.values())
-    assert recorded(tmp_path) == {"eight": ("FINISHED", None)} | {name: ("FINISHED", "eight") for name in runs}
+    runs = ledger("four", call)
+    assert len(runs) == 4 and all(run["state"] == "finished" for run in runs.values())
+    assert recorded(tmp_path) == {"four": ("FINISHED", None)} | {name: ("FINISHED", "four") for name in runs}
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         query = "select count(*) from metrics where key = 'test/a/own_head'"
-        assert database.execute(query).fetchone() == (16,)
+        assert database.execute(query).fetchone() == (8,)
 
 
 @pytest.mark.full

@@ -46,8 +46,8 @@ def test_sigterm_and_mlflow(lmcl_run, store, tmp_path):
 
 
 def test_a_meta_event_is_broken_off(undisturbed, tmp_path):
-    """A long one: of 40 virtual steps, in a run of two steps."""
-    arguments = [*LMCL, "tracking=none", "loss.meta_event.inner_steps=40", "trainer.max_steps=2"]
+    """A long one: of 20 virtual steps, in a run of two steps."""
+    arguments = [*LMCL, "tracking=none", "loss.meta_event.inner_steps=20", "trainer.max_steps=2"]
     whole = undisturbed(*arguments)
     event_seconds = json.loads((whole / "metrics.jsonl").read_text())["metrics"]["train/seconds"]
     process = start(arguments, tmp_path)

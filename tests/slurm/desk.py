@@ -1,16 +1,22 @@
 """A user's folder on the login node of the test cluster, and the commands that are typed there."""
 
+import io
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from runs import LMCL, Ended, end, start
+import pytest
+from runs import LMCL, RUN, Ended, end, start
+
+import run
 
 ONE_CORE = ["hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.memory=2G"]
-LONG = [*LMCL, "trainer.epochs=8", "trainer.checkpoint_steps=5", "tracking=none"]  # half a minute
+LONG = [*LMCL, "loss.meta_event.every=22", "trainer.epochs=6", "trainer.checkpoint_steps=5", "tracking=none"]  # ten seconds
 
 
 class Desk:
@@ -34,6 +40,18 @@ class Desk:
         assert ended.status == 0, ended
         return ended.out
 
+    def look(self, *arguments) -> str:
+        """As `run`, in this process: looks at a sweep are many, and the cores are the jobs'."""
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
+            patch.chdir(self.folder)
+            patch.setattr(sys, "argv", [str(RUN), *arguments])
+            for name in os.environ.keys() - self.environment.keys():
+                patch.delenv(name)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            assert run.main(arguments) == 0
+        return said.getvalue()
+
     def submit(self, name, *arguments) -> None:
         """A sweep of that name."""
         self.run(*ONE_CORE, "-m", f"sweep={name}", *arguments)
@@ -42,7 +60,7 @@ class Desk:
         """As `task=sweep` tells them; none before the sweep is launched."""
         if not (self.folder / "runs" / "sweeps" / name / "ledger.json").exists():
             return []
-        return json.loads(self.run("task=sweep", f"task.sweep={name}", "task.format=json"))
+        return json.loads(self.look("task=sweep", f"task.sweep={name}", "task.format=json"))
 
     def wait(self, name, reached, limit=240) -> list[dict]:
         """The standings as soon as `reached(standings)`."""

@@ -12,6 +12,7 @@ from shell import with_failing
 
 pytestmark = pytest.mark.full
 FOUR = ["trainer.device=auto", "seed=0,1,2,3", "hydra.launcher.array_parallelism=2"]
+THREE = [*FOUR, "seed=0,1,2"]
 TRUTH = 30  # seconds after which the table may not lie
 
 
@@ -56,24 +57,24 @@ def test_cancelled_one_by_one_and_all(desk):
 
 
 def test_a_launcher_that_waits_is_interrupted_and_killed(desk):
-    command = [*ONE_CORE, "-m", "sweep=four", *LONG, *FOUR, "hydra.launcher.wait=true"]
+    command = [*ONE_CORE, "-m", "sweep=three", *LONG, *THREE, "hydra.launcher.wait=true"]
     waiting = desk.start(*command)
-    desk.wait("four", two_run)
+    desk.wait("three", two_run)
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 128 + signal.SIGINT
-    assert "the jobs go on" in err and "task.sweep=four task.action=status" in err
-    assert sum(run["state"] in ("running", "finished") for run in desk.standings("four")) >= 2
+    assert "the jobs go on" in err and "task.sweep=three task.action=status" in err
+    assert sum(run["state"] in ("running", "finished") for run in desk.standings("three")) >= 2
 
     waiting = desk.start(*command)
     time.sleep(5)
     waiting.kill()
     out, _ = waiting.communicate(timeout=60)
-    assert "0 of 4 runs submitted" in out
+    assert "0 of 3 runs submitted" in out
 
-    out = desk.run("task=sweep", "task.sweep=four", "task.action=status", timeout=400)  # returns when all have ended
-    assert {run["state"] for run in desk.standings("four")} == {"finished"}
-    assert [run["attempts"] for run in desk.standings("four")] == [1] * 4
+    out = desk.run("task=sweep", "task.sweep=three", "task.action=status", timeout=400)  # returns when all have ended
+    assert {run["state"] for run in desk.standings("three")} == {"finished"}
+    assert [run["attempts"] for run in desk.standings("three")] == [1] * 3
     desk.wait_for_queue()
 
 

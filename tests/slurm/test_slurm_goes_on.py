@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from desk import LONG, Desk
@@ -61,8 +62,9 @@ def test_it_goes_on_to_the_same_bits(disturb, cluster, tmp_path, undisturbed):
 
 def test_a_time_limit(cluster, tmp_path):
     """SLURM counts in minutes and warns up to half a minute early: a run of over a minute is warned once or more."""
-    longer = [*LONG, "trainer.epochs=40"]
+    longer = [*LONG, "pair.peers.a._target_=sleepy.SleepyResNet"]
     desk = Desk(tmp_path, cluster)
+    desk.environment |= {"MCL_LAB_PLUGINS": "sleepy", "PYTHONPATH": str(Path(__file__).parent), "ASLEEP": "0.4"}
     desk.submit("one", *longer, "hydra.launcher.time=1", "hydra.launcher.warning=30")
     (run,) = desk.wait("one", lambda runs: runs[0]["attempts"] >= 2)
     cluster.run("scontrol", "update", f"jobid={run['job']}", "timelimit=30", check=False)  # else a slow machine needs too many
@@ -71,7 +73,7 @@ def test_a_time_limit(cluster, tmp_path):
     assert "stopped by SIGUSR2" in (tmp_path / f"runs/sweeps/one/jobs/{run['job']}_0_log.err").read_text()
     alone = tmp_path / "alone"
     alone.mkdir()
-    assert end(start(longer, alone)).status == 0
+    assert end(start(longer, alone, env=desk.environment | {"ASLEEP": "0"})).status == 0
     assert_same_run(desk.folder_of(run), only_folder(alone))
 
 

@@ -155,7 +155,7 @@ def test_a_sender_killed_at_work_loses_and_repeats_nothing(store, new_run, store
 @pytest.mark.full
 def test_many_senders_killed_at_random_lose_and_repeat_nothing(store, new_run, stored_runs, epochs_as_points, epoch):
     journal = new_run(store)
-    epochs = kill_senders(journal, epoch, kills=15, longest=4.0)
+    epochs = kill_senders(journal, epoch, kills=8, longest=4.0)
     (run,) = stored_runs(store)
     assert (run["status"], run["metrics"]) == ("FINISHED", epochs_as_points(epochs))
 
@@ -293,7 +293,7 @@ class OperationalError(Exception):
 
 @pytest.mark.full
 @pytest.mark.parametrize("behind", ["file", "server"])
-def test_sixteen_runs_that_start_together_on_a_store_that_is_not_there(behind, tmp_path, record, stored_runs):
+def test_eight_runs_that_start_together_on_a_store_that_is_not_there(behind, tmp_path, record, stored_runs):
     """The database, its schema and the experiment are made by whoever comes first; nobody gives up."""
     server = MlflowServer(tmp_path, "deep/mlflow.db")
     backend = f"sqlite:///{server.database}"
@@ -302,7 +302,7 @@ def test_sixteen_runs_that_start_together_on_a_store_that_is_not_there(behind, t
         server.database.parent.mkdir()
         server.start()
     try:
-        names = [f"run{n}" for n in range(16)]
+        names = [f"run{n}" for n in range(8)]
         processes = [training(tmp_path / name, record(uri, name), cwd=tmp_path, wait=500) for name in names]
         for process in processes:
             output, errors = process.communicate(timeout=550)
@@ -315,7 +315,7 @@ def test_sixteen_runs_that_start_together_on_a_store_that_is_not_there(behind, t
     assert sorted(run["name"] for run in runs) == sorted(names)
     assert {(run["status"], len(run["metrics"])) for run in runs} == {("FINISHED", 3)}
     if behind == "file":  # opened by one at a time, so that no pass fails
-        assert [(tmp_path / name / "sender.log").read_text() for name in names] == [""] * 16
+        assert [(tmp_path / name / "sender.log").read_text() for name in names] == [""] * 8
 
 
 @pytest.mark.full

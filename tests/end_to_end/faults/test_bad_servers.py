@@ -284,7 +284,7 @@ def test_a_run_for_each_fault(real, tmp_path, monkeypatch):
         words = [*ALONE, "trainer.epochs=3", "tracking.wait=0", f"tracking.uri={server.uri}"]
         return server, cwd, fork(main_in, cwd, [*words, f"tracking.experiment='each {fault}'"])
 
-    faults = [401, 500, "object", "cut", "late", "silent", "dripping"]
+    faults = [401, "object", "cut", "silent", "dripping"]
     ended = list(map(run, faults))
     try:
         for server, cwd, exit_status in ended:
@@ -305,7 +305,7 @@ def test_a_run_for_each_fault(real, tmp_path, monkeypatch):
 @pytest.mark.full
 def test_a_run_whose_senders_are_killed_at_random_moments(real, bad, tmp_path):
     """And whose server answers late, in part, nonsense, not at all; it ends on its own, and one sync delivers the rest."""
-    words = [*ALONE, "trainer.epochs=400", "data.batch_size=32", "tracking.wait=0"]  # 45 steps an epoch
+    words = [*ALONE, "trainer.epochs=100", "data.batch_size=32", "tracking.wait=0"]  # 45 steps an epoch
     words += ["tracking.experiment=killed", f"tracking.uri={bad.uri}"]
     training = start(words, tmp_path)
     faults = iter((None, "late", None, "cut", "garbage", "silent"))
@@ -324,7 +324,7 @@ def test_a_run_whose_senders_are_killed_at_random_moments(real, bad, tmp_path):
         assert fault is not None or training.poll() is None  # or all would be delivered already
     ended = end(training)
     assert (ended.status, ended.err) == (0, "")
-    assert len(read_epochs(folder)) == 400
+    assert len(read_epochs(folder)) == 100
     for process in senders_of(folder):
         os.kill(process, signal.SIGKILL)
     bad.well()
