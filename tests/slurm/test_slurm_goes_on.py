@@ -61,10 +61,10 @@ def test_it_goes_on_to_the_same_bits(disturb, cluster, tmp_path, undisturbed):
 
 
 def test_a_time_limit(cluster, tmp_path):
-    """SLURM counts in minutes and warns up to half a minute early: a run of over a minute is warned once or more."""
+    """SLURM counts in minutes and warns up to half a minute early: a run of a minute is warned."""
     longer = [*LONG, "pair.peers.a._target_=sleepy.SleepyResNet"]
     desk = Desk(tmp_path, cluster)
-    desk.environment |= {"MCL_LAB_PLUGINS": "sleepy", "PYTHONPATH": str(Path(__file__).parent), "ASLEEP": "0.4"}
+    desk.environment |= {"MCL_LAB_PLUGINS": "sleepy", "PYTHONPATH": str(Path(__file__).parent), "ASLEEP": "0.3"}
     desk.submit("one", *longer, "hydra.launcher.time=1", "hydra.launcher.warning=30")
     (run,) = desk.wait("one", lambda runs: runs[0]["attempts"] >= 2)
     cluster.run("scontrol", "update", f"jobid={run['job']}", "timelimit=30", check=False)  # else a slow machine needs too many

@@ -38,18 +38,18 @@ def assert_whole(desk, name, database, runs):
     assert len(parents) == runs and len(set(parents)) == 1
 
 
-def test_eight_start_at_once_on_a_store_that_is_not_there(desk):
-    """All on one node's GPUs, so that none waits for another."""
+def test_sixteen_start_at_once_on_a_store_that_is_not_there(desk):
+    """Four on each GPU, so that none waits for another."""
     words = [*ALONE, "trainer.threads=1", "trainer.epochs=2", "trainer.device=auto"]
     blocker = desk.cluster.submit("sleep 300", "--exclusive", "--nodes=2")
     desk.cluster.wait(blocker, "RUNNING")
-    seeds = ",".join(map(str, range(8)))
+    seeds = ",".join(map(str, range(16)))
     packed = ["hydra.launcher.runs_per_gpu=4", "hydra.launcher.cpus=4"]
-    assert "8 of 8 runs submitted in 2 jobs" in desk.run(*ONE_CORE, *packed, "-m", "sweep=many", *words, f"seed={seeds}")
+    assert "16 of 16 runs submitted in 4 jobs" in desk.run(*ONE_CORE, *packed, "-m", "sweep=many", *words, f"seed={seeds}")
     desk.cluster.run("scancel", blocker)
     desk.wait_all("many", limit=400)
     desk.wait_recorded()
-    assert_whole(desk, "many", desk.folder / "mlflow.db", 8)
+    assert_whole(desk, "many", desk.folder / "mlflow.db", 16)
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ full, soak = pytest.mark.full, pytest.mark.soak
 
 
 @pytest.mark.parametrize(("run", "signals", "extra"), [
-    ("float32", 4, [MORE_OFTEN]),
-    pytest.param("bf16", 3, [MORE_OFTEN], marks=full),
-    pytest.param("float32", 60, [], marks=soak),  # checkpoints at the epochs' ends alone
+    ("float32", 5, [MORE_OFTEN]),
+    pytest.param("bf16", 7, [], marks=full),  # checkpoints at the epochs' ends alone
+    pytest.param("heterogeneous", 8, [MORE_OFTEN], marks=full),
     *[pytest.param(run, 60, [MORE_OFTEN], marks=soak) for run in RUNS],
 ])  # fmt: skip
 def test_struck_at_random_moments(run, signals, extra, undisturbed, empty_store, tmp_path):
