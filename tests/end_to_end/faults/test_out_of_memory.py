@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs import BASELINE, assert_same_run, end, fork, main_in, only_folder, start, status
 
-QUIET = [*BASELINE, "tracking=none", "trainer.epochs=4"]
+QUIET = [*BASELINE, "tracking=none", "trainer.epochs=6"]
 LINE = (
     "mcl_lab: error: out of memory on trainer.device=cpu with data.batch_size=512 for resnet8 and resnet8: "
     "lower data.batch_size, or take trainer.precision=bf16 or smaller networks; "
