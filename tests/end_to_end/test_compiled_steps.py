@@ -7,7 +7,8 @@ import shutil
 import pytest
 from runs import LMCL, end, result, start
 
-STEPS = [*LMCL, "tracking=none", "trainer.max_steps=3"]
+TWO_STAGES = [f"pair.peers.{peer}.{setting}" for peer in "ab" for setting in ("blocks=[1,1]", "widths=[4,8]")]
+STEPS = [*LMCL, *TWO_STAGES, "tracking=none", "trainer.max_steps=3"]
 COMPILED = [*STEPS, "trainer.compile=true"]
 
 

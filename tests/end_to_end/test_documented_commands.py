@@ -63,7 +63,8 @@ So `python -m pytest`, or `python`.
 SMALL = ["data.batch_size=20", "trainer=debug", "trainer.max_steps=2", "trainer.threads=1"]
 SMALL_IMAGES = "data.images.size=8"
 NOISE = ["task.images=100", "task.test_images=20", "task.num_classes=10", "task.image_size=8", "data.batch_size=20"]
-SMALL_BENCHMARK = ["pair=resnet8", "task.repeats=1", "task.events=1", "task.warmup=1", *NOISE]
+STAGES = [f"pair.peers.{peer}.{setting}" for peer in "ab" for setting in ("blocks=[1,1]", "widths=[16,32]")]  # two, not three
+SMALL_BENCHMARK = ["pair=resnet8", *STAGES, "task.repeats=1", "task.events=1", "task.warmup=1", *NOISE]
 EXPECTED = r"mcl_lab: (\d+ runs read from experiment|figures of \d+ rows are in figures, attached) .*\n"  # on stderr
 PIP = "pip install -q -c constraints.txt -e "
 # Of all tests, and so this one too.

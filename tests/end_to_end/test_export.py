@@ -394,7 +394,7 @@ def test_a_heterogeneous_pair(call, tmp_path):
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    "name", ["resnet32", "wrn_16_2", "shufflenetv2_1x", "hcgnet_a1", "torchvision_resnet18"]
+    "name", ["resnet32", "resnet110", "wrn_16_2", "shufflenetv2_1x", "hcgnet_a1", "torchvision_resnet18"]
 )
 def test_every_family_as_onnx_and_pt2(name):
     """Shipped networks, with statistics of BatchNorm and gains that are not those they begin with."""

@@ -73,4 +73,4 @@ def test_every_loss(loss, caplog):
     ids=" ".join,
 )
 def test_other_networks_and_settings(words, caplog):
-    check(caplog, *words, "loss.meta_event.inner_steps=1")
+    check(caplog, *words)

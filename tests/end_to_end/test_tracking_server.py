@@ -45,11 +45,11 @@ def epochs_of(cwd: Path) -> list[int]:
     return [file.read_text().count("\n") for file in cwd.glob("runs/*/metrics.jsonl")]
 
 
-def test_a_server_killed_in_the_middle_of_two_runs(server, tmp_path):
+def test_a_server_killed_in_the_middle_of_three_runs(server, tmp_path):
     server.start()
     arguments = [*ALONE, "trainer.epochs=40", f"tracking.uri={server.uri}"]
-    runs = [start([*arguments, f"seed={seed}"], tmp_path) for seed in range(2)]
-    wait_until(lambda: len(server.recorded()) == 2 and all(points for _, points in server.recorded().values()))
+    runs = [start([*arguments, f"seed={seed}"], tmp_path) for seed in range(3)]
+    wait_until(lambda: len(server.recorded()) == 3 and all(points for _, points in server.recorded().values()))
     server.kill()
     before, at_kill = server.recorded(), sum(epochs_of(tmp_path))
     assert any(status == "RUNNING" for status, _ in before.values())
@@ -59,7 +59,7 @@ def test_a_server_killed_in_the_middle_of_two_runs(server, tmp_path):
     for ended in map(end, runs):
         assert (ended.status, ended.err) == (0, "")
     expected = journals(tmp_path)
-    assert sorted(map(len, (points for _, points in expected.values()))) == [40] * 2
+    assert sorted(map(len, (points for _, points in expected.values()))) == [40] * 3
     wait_until(lambda: {status for status, _ in server.recorded().values()} == {"FINISHED"})
     assert server.recorded() == expected
 

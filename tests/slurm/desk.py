@@ -7,10 +7,10 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
-import pytest
 from runs import LMCL, RUN, Ended, end, start
 
 import run
@@ -42,13 +42,8 @@ class Desk:
 
     def look(self, *arguments) -> str:
         """As `run`, in this process: looks at a sweep are many, and the cores are the jobs'."""
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
-            patch.chdir(self.folder)
-            patch.setattr(sys, "argv", [str(RUN), *arguments])
-            for name in os.environ.keys() - self.environment.keys():
-                patch.delenv(name)
-            for name, value in self.environment.items():
-                patch.setenv(name, value)
+        words, environment = [str(RUN), *arguments], patch.dict(os.environ, self.environment, clear=True)
+        with chdir(self.folder), environment, patch("sys.argv", words), redirect_stdout(io.StringIO()) as said:
             assert run.main(arguments) == 0
         return said.getvalue()
 
@@ -67,7 +62,7 @@ class Desk:
         until = time.monotonic() + limit
         while not reached(standings := self.standings(name)):
             assert time.monotonic() < until, standings
-            time.sleep(0.3)
+            time.sleep(0.7)
         return standings
 
     def wait_all(self, name, limit=240) -> list[dict]:

@@ -53,19 +53,19 @@ def test_the_code_as_it_was_when_submitted(cluster, tmp_path):
 
 
 def test_two_runs_share_a_gpu(cluster, tmp_path):
-    """Three runs in two jobs; each has its own journal and exit record, and one's failure is not the other's."""
+    """Five runs in three jobs; each has its own journal and exit record, and one's failure is not the other's."""
     desk = Desk(tmp_path, cluster)
     command = [*ONE_CORE, "-m", "sweep=packed", *LONG, "trainer.device=auto", "hydra.launcher.runs_per_gpu=2"]
-    said = desk.run(*command, "seed=0,1,2", "hydra.launcher.cpus=2", "trainer.epochs=5")
-    assert "3 of 3 runs submitted in 2 jobs" in said
+    said = desk.run(*command, "seed=0,1,2,3,4", "hydra.launcher.cpus=2", "trainer.epochs=5")
+    assert "5 of 5 runs submitted in 3 jobs" in said
     standings = desk.wait("packed", lambda runs: all(run["state"] == "running" and run["epoch"] for run in runs[:2]))
     assert standings[0]["job"] == standings[1]["job"] != standings[2]["job"]
     assert standings[0]["gpu"] == standings[1]["gpu"] in ("0", "1")
     process = json.loads((desk.folder_of(standings[0]) / "run.lock").read_text())["pid"]
     os.kill(process, 9)  # its neighbour goes on, and it starts again beside it or after
     standings = desk.wait_all("packed")
-    assert [run["attempts"] for run in standings] == [2, 1, 1]
-    assert len({run["job"] for run in standings}) == 2
+    assert [run["attempts"] for run in standings] == [2, 1, 1, 1, 1]
+    assert len({run["job"] for run in standings}) == 3
 
 
 def test_a_job_without_gpu_touches_none(cluster, tmp_path):
@@ -83,7 +83,7 @@ def test_a_job_without_gpu_touches_none(cluster, tmp_path):
 
 
 def test_a_sweep_longer_than_an_array_may_be(tmp_path, tmp_path_factory):
-    """Three jobs at two an array, one or two at a time: the arrays run one after the other."""
+    """Five jobs at two an array, one or two at a time: the arrays run one after the other."""
     from cluster import Cluster, why_not
 
     if reason := why_not():
@@ -92,13 +92,13 @@ def test_a_sweep_longer_than_an_array_may_be(tmp_path, tmp_path_factory):
     try:
         desk = Desk(tmp_path, small.up())
         words = [*BASELINE, "tracking=none", "trainer.epochs=1", "hydra.launcher.array_parallelism=2"]
-        words.append("seed=0,1,2")
-        assert "3 of 3 runs, in 3 jobs" in desk.run(*ONE_CORE, "-m", "sweep=long", *words, "hydra.launcher.dry_run=true")
+        words.append("seed=0,1,2,3,4")
+        assert "5 of 5 runs, in 5 jobs" in desk.run(*ONE_CORE, "-m", "sweep=long", *words, "hydra.launcher.dry_run=true")
         said = desk.run(*ONE_CORE, "-m", "sweep=long", *words)
-        assert "3 of 3 runs submitted in 3 jobs" in said
+        assert "5 of 5 runs submitted in 5 jobs" in said
         standings = desk.wait("long", lambda runs: all("Dependency" in run["detail"] for run in runs[2:]))
         arrays = [run["job"].partition("_")[0] for run in standings]
-        assert [arrays.count(array) for array in dict.fromkeys(arrays)] == [2, 1]
+        assert [arrays.count(array) for array in dict.fromkeys(arrays)] == [2, 2, 1]
         assert sum(run["state"] == "running" for run in standings) <= 2
         desk.wait_all("long")
     finally:

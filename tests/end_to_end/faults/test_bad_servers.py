@@ -284,7 +284,7 @@ def test_a_run_for_each_fault(real, tmp_path, monkeypatch):
         words = [*ALONE, "trainer.epochs=3", "tracking.wait=0", f"tracking.uri={server.uri}"]
         return server, cwd, fork(main_in, cwd, [*words, f"tracking.experiment='each {fault}'"])
 
-    faults = [401, "object", "cut", "silent", "dripping"]
+    faults = [401, 500, "object", "cut", "late", "silent", "dripping"]
     ended = list(map(run, faults))
     try:
         for server, cwd, exit_status in ended:
