@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import hydra
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise InputError("sweeps", "names several runs; --cfg and its like are about one, leave it out")
             if not flags.shell_completion:
                 check_hydra(compose(overrides))  # so that what is wrong is said in one line
-            hand_over(in_order(argv, flags))
+            answer = complete if is_query(flags) else hand_over
+            answer(in_order(argv, flags))
         elif several:
             run_several(argv, flags)
         else:
@@ -86,9 +87,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise InputError("command line", "holds more than one of --run, --multirun, --cfg, --info, --shell-completion")
     if flags.shell_completion and not any(word.startswith(SHELL_ACTIONS) for word in flags.overrides):
         raise InputError("--shell-completion", "needs install=SHELL, uninstall=SHELL or query=SHELL")
+    if is_query(flags) and "COMP_LINE" not in os.environ:
+        raise InputError("--shell-completion", "query=SHELL is the shell's own question, with the typed line in COMP_LINE")
     if (flags.package or flags.resolve) and not flags.cfg and not flags.help:
         raise InputError("--package" if flags.package else "--resolve", "goes with --cfg job")
     return flags
+
+
+def is_query(flags: argparse.Namespace) -> bool:
+    """Whether a shell asks what may follow, at the Tab key."""
+    return bool(flags.shell_completion) and any(word.startswith("query=") for word in flags.overrides)
 
 
 def in_order(argv: Sequence[str], flags: argparse.Namespace) -> list[str]:
@@ -186,6 +194,13 @@ def hand_over(argv: Sequence[str]) -> None:
         raise InputError("config", str(error)) from error
     finally:
         print(without_secrets(shown.getvalue()), end="")
+
+
+def complete(argv: Sequence[str]) -> None:
+    """What may follow the line that the shell has in COMP_LINE; of a half-typed line that Hydra cannot read, nothing follows,
+    and nothing is said in the middle of the user's typing."""
+    with suppress(InputError, AssertionError, SystemExit), redirect_stderr(io.StringIO()):
+        hand_over(argv)
 
 
 def report(error: InputError | RunFailed) -> int:

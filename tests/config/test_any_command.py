@@ -34,7 +34,7 @@ LEAVES = sorted(key for key, _ in leaves(plain(compose(["data=digits"]))))
 STORED = yaml.safe_load(to_yaml(compose([*TASK, "data=digits"]), clean=str))
 FLAGS = ["-m", "-r", "-c", "-h", "--cfg", "--info", "--help", "--hydra-help", "--package", "--resolve", "--config-dir", "-cd", "-cn", "-cp",
          "--config-name", "--version", "--shell-completion", "--experimental-rerun", "--", "-", "--x", "job", "all", "hydra", "defaults",
-         "searchpath", "pair=resnet8", "seed=0,1", "seed=1", "query=bash", ".", "", "\x00", "\ud800", "é"]  # fmt: skip
+         "searchpath", "pair=resnet8", "seed=0,1", "seed=1", "query=bash", "install=fish", ".", "", "\x00", "\ud800", "é"]  # fmt: skip
 FUZZED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -156,3 +156,12 @@ def test_any_value_in_a_stored_config(stored, key, depth, value):
 @given(words=st.lists(st.sampled_from(FLAGS), max_size=4))
 def test_any_flags(outcome, words):
     outcome(*TASK, *words, answers=True)
+
+
+@pytest.mark.full
+@settings(FUZZED, max_examples=50)
+@given(line=TEXTS.filter(lambda text: "\x00" not in text), shell=st.sampled_from(["bash", "fish", "zsh"]))
+def test_any_line_at_the_tab_key(outcome, line, shell):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMP_LINE", f"python run.py {line}".encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape"))
+        assert outcome("--shell-completion", f"query={shell}", answers=True) == 0

@@ -1,5 +1,6 @@
 """run.py with right input: the task is called with its config and options, and its end becomes the exit status."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,39 @@ def test_hydras_own_questions(empty_folder, argv, words):
     done = subprocess.run([sys.executable, run.__file__, *argv], capture_output=True, text=True)
     assert done.returncode == 0 and words in done.stdout, done.stderr
     assert not list(empty_folder.iterdir())
+
+
+INSTALL = 'eval "$(python run.py --shell-completion install=bash)"'  # in README
+TAB = """
+COMP_LINE="python run.py $1"
+read -ra typed <<< "$COMP_LINE"
+COMP_CWORD=$((${#typed[@]} - 1))
+COMP_POINT=${#COMP_LINE}
+hydra_bash_completion
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("pair=resnet32", "pair=resnet32\npair=resnet32_resnet110\n"),
+        ("loss=dml optimizer.nest", "optimizer.nesterov=\n"),
+        ("loss=dml optimizer.lr=[", "\n"),
+        ("--no-such-flag pair=", "\n"),
+    ],
+)
+def test_tab_in_bash(typed, offered):
+    assert f"`{INSTALL}`" in (Path(run.__file__).parent / "README.md").read_text(encoding="utf-8")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", INSTALL + TAB, "bash", typed],
+        cwd=Path(run.__file__).parent,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (offered, "")
 
 
 def test_called_from_another_folder_without_torch_or_mlflow(stand_in, empty_folder):

@@ -211,6 +211,7 @@ WRONG_COMMANDS = [
     (["optimizer.lr=" + 20000 * "x"], "optimizer.lr", ["must be a number"]),
     ([""], "", ["KEY=VALUE"]),
     (["--shell-completion"], "--shell-completion", ["install"]),
+    (["--shell-completion", "query=bash"], "--shell-completion", ["COMP_LINE"]),
     (["--info", "everything"], "command line", ["everything"]),
     (["--resolve"], "--resolve", ["--cfg"]),
     (["--config-path", "x"], "--config-path", ["--config-dir"]),
