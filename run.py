@@ -199,7 +199,7 @@ def hand_over(argv: Sequence[str]) -> None:
 def complete(argv: Sequence[str]) -> None:
     """What may follow the line that the shell has in COMP_LINE; of a half-typed line that Hydra cannot read, nothing follows,
     and nothing is said in the middle of the user's typing."""
-    with suppress(InputError, AssertionError, SystemExit), redirect_stderr(io.StringIO()):
+    with suppress(InputError, AssertionError, RuntimeError, SystemExit), redirect_stderr(io.StringIO()):
         hand_over(argv)
 
 

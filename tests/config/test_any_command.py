@@ -160,8 +160,13 @@ def test_any_flags(outcome, words):
 
 @pytest.mark.full
 @settings(FUZZED, max_examples=50)
-@given(line=TEXTS.filter(lambda text: "\x00" not in text), shell=st.sampled_from(["bash", "fish", "zsh"]))
-def test_any_line_at_the_tab_key(outcome, line, shell):
+@given(
+    command=st.sampled_from(["python run.py ", ""]),
+    text=TEXTS.filter(lambda text: "\x00" not in text),
+    shell=st.sampled_from(["bash", "fish", "zsh"]),
+)
+def test_any_line_at_the_tab_key(outcome, command, text, shell):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMP_LINE", f"python run.py {line}".encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape"))
+        line = (command + text).encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+        patch.setenv("COMP_LINE", line)
         assert outcome("--shell-completion", f"query={shell}", answers=True) == 0
