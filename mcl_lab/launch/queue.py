@@ -60,7 +60,8 @@ def ask(names: Sequence[str]) -> dict[str, Job]:
 
 
 def _squeue(arrays: Sequence[str]) -> dict[str, Job]:
-    done = run_command(["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(arrays)}", "--format=%i|%A|%T|%r|%N"])
+    asked = ["--noheader", "--array", "--states=all", f"--jobs={','.join(arrays)}", "--format=%i|%A|%T|%r|%N"]
+    done = run_command(["squeue", *asked])
     if done is None or done.returncode and "Invalid job id" not in done.stderr:  # which it says of one that is gone
         raise QueueSilent("SLURM does not answer")
     return _jobs(done.stdout, arrays)

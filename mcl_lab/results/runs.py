@@ -25,7 +25,7 @@ def read_results(runs: Path) -> list[dict]:
 
 
 def baseline_accuracies(results: Sequence[Mapping], like: Mapping, network: Mapping) -> list[float]:
-    """The headline accuracy (%) of `network` (a peer's node of the config) trained alone, one for each run: the mean of its equals.
+    """The headline accuracy (%) of `network` (a peer's node of the config) trained alone: for each run the mean of its equals.
 
     like: the result to compare with; only runs of the same data, schedule, optimizer and precision count (`recipe_key`).
     """

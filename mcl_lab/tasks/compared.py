@@ -19,9 +19,9 @@ CHOICE = "best_epoch"  # a final figure that is no percentage
 class Comparison:
     """weights: True when they are equal to the bit, False when not, None when the original's are not known; tensors: of how many
     it was told, 0 by the checksum alone, and how many differ, by how much at most. epochs: how many were compared; first: the
-    first figure that differs, as (epoch, name, original, again); largest: the largest difference of one figure, likewise. A figure
-    or epoch that only one of the two has counts as a difference. final: by name, (original, again). notes: what could not be
-    compared, and why.
+    first figure that differs, as (epoch, name, original, again); largest: the largest difference of one figure, likewise. A
+    figure or epoch that only one of the two has counts as a difference. final: by name, (original, again). notes: what could
+    not be compared, and why.
     """
 
     weights: bool | None

@@ -86,7 +86,8 @@ def export(
         if mlflow:
             models = logged(trained.folder, networks, stems, expected, subject)
     if format == "json":
-        told = {"folder": str(place), "compared_on": subject.words, "images": len(subject.images), "files": rows, "models": models}
+        told = {"folder": str(place), "compared_on": subject.words, "images": len(subject.images)}
+        told |= {"files": rows, "models": models}
         print(json.dumps(told, indent=2))
         return
     console, names = screen(), {key: f"{key}: {trained.config.pair.peers[key].name}" for key in networks}

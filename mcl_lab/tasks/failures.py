@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 from mcl_lab.errors import RunFailed
 
 # PyTorch's allocators say so in RuntimeErrors. It is not imported here: what submits a sweep does without.
-_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|bad_alloc|Cannot allocate memory|ALLOC_FAILED")
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|bad_alloc|Cannot allocate memory|ALLOC_FAILED"
+)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 

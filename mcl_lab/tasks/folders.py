@@ -15,8 +15,8 @@ from mcl_lab.tracking.files import write_atomically
 SWEEPS = "sweeps"  # the folder of sweep folders, beside the run folders
 
 OWN = frozenset(
-    {FILE_NAME, "record.json", "metrics.jsonl", "status.json", "result.json", "checkpoints", "run.log", "run.lock", "system.jsonl"}
-    | {"delivery.json", "sender.log", "sender.lock", "mlflow.lock", "export", "features"}
+    {FILE_NAME, "record.json", "metrics.jsonl", "status.json", "result.json", "checkpoints", "run.log", "run.lock"}
+    | {"system.jsonl", "delivery.json", "sender.log", "sender.lock", "mlflow.lock", "export", "features"}
 )
 _CHANGES = re.compile(r"changes(-[0-9a-f]{8})?\.diff")
 

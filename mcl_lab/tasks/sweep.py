@@ -62,7 +62,8 @@ def sweep(
     else:
         show_sweep(screen(), folder.name, standings)
         if action == "cancel":
-            print(f"SLURM was asked to end {ended} of its jobs, which takes a moment" if ended else "no job of it is in SLURM's queue")
+            asked = f"SLURM was asked to end {ended} of its jobs, which takes a moment"
+            print(asked if ended else "no job of it is in SLURM's queue")
 
 
 def _refuse_elsewhere(ledger: Ledger) -> None:

@@ -16,7 +16,7 @@ NOT_INSTALLED = "MLflow is not installed: pip install mlflow"
 POLL = 0.1  # seconds between two looks while waiting for the sender
 ERROR_LENGTH = 300  # characters of a store's error that are kept
 
-_TYPES = {name: str | None for name in ("experiment_id", "mlflow_run", "state", "parent")}
+_TYPES = dict.fromkeys(("experiment_id", "mlflow_run", "state", "parent"), str | None)
 _TYPES |= {"last_epoch": int, "samples": int, "artifacts": list, "started_ms": int | None, "error": dict | None}
 _ERROR_TYPES = {"message": str, "failures": int, "ended": bool, "gave_up": bool}
 

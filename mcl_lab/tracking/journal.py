@@ -29,7 +29,11 @@ LONGEST_LINE = 2**16  # bytes; an epoch of two peers takes about two thousand
 
 State = Literal["running", "submitted", "finished", "failed", "interrupted"]
 
-_RECORD_TYPES = {name: str for name in ("id", "name", "run_key", "experiment")} | {"params": dict[str, str], "tags": dict[str, str]}
+_RECORD_TYPES = {
+    **dict.fromkeys(("id", "name", "run_key", "experiment"), str),
+    "params": dict[str, str],
+    "tags": dict[str, str],
+}
 _RECORD_TYPES |= {"uri": str | None, "parent": str | None, "created_ms": int}
 _STATUS_TYPES = {"state": str, "message": str, "started_ms": int, "ended_ms": int | None}
 _STATUS_TYPES |= {"pid": int, "process_start": str | None, "host": str}

@@ -44,7 +44,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_I
 
 ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
 RUN_LOCK = "mlflow.lock"  # held by whoever looks a run up to make it when it is not there
-ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json", "table.md", "changes.diff", "changes-*.diff")  # patterns of names
+ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json", "table.md", "changes.diff", "changes-*.diff")  # patterns
 SAMPLES_FIRST = 2.0  # seconds that an epoch or the end of a run may wait for them; all but a few are there as a rule
 MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "vanished": "FAILED"}
 

@@ -1,4 +1,4 @@
-"""Work that is launched as one CUDA graph: on a GPU small networks wait for Python, which launches their operations one by one."""
+"""Work that is launched as one CUDA graph: on a GPU small networks wait for Python to launch their operations one by one."""
 
 import logging
 from collections.abc import Callable, Iterator

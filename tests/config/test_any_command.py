@@ -1,4 +1,4 @@
-"""Whatever is typed or stored: it is refused as wrong input in one line, or the task is called, or Hydra answers; nothing else."""
+"""Whatever is typed or stored: it is refused in one line as wrong input, the task is called, or Hydra answers; nothing else."""
 
 import copy
 import logging

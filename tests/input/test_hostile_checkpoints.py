@@ -1,4 +1,4 @@
-"""Checkpoint files that somebody else made, each with the right checksum in its name: no code in them runs, none fills the memory,
+"""Checkpoint files that somebody else made, each with the right checksum in its name: no code in them runs, none fills memory,
 and what cannot be used is said in one line."""
 
 import hashlib

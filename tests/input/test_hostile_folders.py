@@ -1,4 +1,4 @@
-"""Folders that somebody else made: whatever they hold, no code in them runs, and nothing outside of them is written or deleted."""
+"""Folders that somebody else made: whatever they hold, no code in them runs, nothing outside of them is written or deleted."""
 
 import json
 import shutil
@@ -266,13 +266,13 @@ def ledgers():
 def test_ledgers_of_any_type(action, folder, capsys):
     sweep = Path("runs/sweeps/s")
     sweep.mkdir(parents=True)
-    before = {path for path in Path().rglob("*")}
+    before = set(Path().rglob("*"))
     config = run.checked(["task=sweep", "task.sweep=s", f"task.action={action}"])
     for content in ledgers():
         put(sweep, ledger=content, configs={"/outside": TEXTS["python"]})
         status, _, err = call(capsys, config=config)
         assert status in (0, 1, 2), (content, err)
-        assert {path for path in Path().rglob("*")} - before <= {
+        assert set(Path().rglob("*")) - before <= {
             sweep / "ledger.json",
             sweep / "configs.json",
             sweep / "ledger.lock",

@@ -1,4 +1,4 @@
-"""A folder of YAML files of one's own: whatever is wrong in one, the line names the file or the setting, and no code in it runs."""
+"""A folder of YAML files of one's own: whatever is wrong in one, the line names file or setting, and no code in it runs."""
 
 import os
 import re

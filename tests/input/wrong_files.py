@@ -1,4 +1,4 @@
-"""YAML files of one's own that are wrong: where in the folder of --config-dir, what is in it, and words that the line must hold."""
+"""YAML files of one's own that are wrong: where in the folder of --config-dir, what is in it, words that the line must hold."""
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(9 * ['*' + before])}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

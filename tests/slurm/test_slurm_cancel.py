@@ -1,4 +1,4 @@
-"""Jobs that somebody cancels, launchers that are killed while they wait: the table tells the truth, and the same command goes on."""
+"""Jobs that somebody cancels, launchers that are killed while they wait: the table is right, and the same command goes on."""
 
 import os
 import shutil

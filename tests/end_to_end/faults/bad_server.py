@@ -30,8 +30,9 @@ class BadServer:
     """The address to use in place of a real server's. `fault` names what is done at the moment, None for nothing:
 
     a number: that HTTP status in place of the answer; `garbage`, `list`, `object`, `null`: such a body; these do not reach
-    the server. `held`: the request reaches the server after `delay` s, or when `over` is set. `cut`: the server does its work, and half the answer comes back. `late`: the answer comes after `delay` s.
-    `silent`: nothing comes back. `endless`: a body without end. `dripping`: the same, a byte at a time.
+    the server. `held`: the request reaches the server after `delay` s, or when `over` is set. `cut`: the server does its work,
+    and half the answer comes back. `late`: the answer comes after `delay` s. `silent`: nothing comes back.
+    `endless`: a body without end. `dripping`: the same, a byte at a time.
     `only`: those requests alone whose path has this in it. `count`: so many answers were spoilt.
     """
 

@@ -81,7 +81,8 @@ def recorded(database: Path, experiment: Path) -> dict[str, tuple]:
 
 
 def wrong_types(text: str) -> str:
-    lines = [{key: [value] for key, value in json.loads(line).items()} for line in (text.splitlines() if "}\n{" in text else [text])]
+    objects = map(json.loads, text.splitlines() if "}\n{" in text else [text])
+    lines = [{key: [value] for key, value in found.items()} for found in objects]
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
