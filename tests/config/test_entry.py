@@ -137,7 +137,7 @@ def test_tab_in_bash(typed, offered):
         env=os.environ | {"PATH": path},
         capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert (done.stdout, done.stderr) == (offered, "")
 
 
