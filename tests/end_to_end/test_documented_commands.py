@@ -270,7 +270,8 @@ class Desk:
 
     def make(self, path: str, words: str) -> None:
         if not (self.folder / path).exists():
-            (command, *_) = [command for command in COMMANDS if words in command.text]
+            makers = [command for command in COMMANDS if words in command.text and not is_for_slurm(command)]
+            command = makers[0]
             self.run(command.filled(self.finished), *smaller(command, self.finished))
 
 
