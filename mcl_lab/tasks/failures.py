@@ -1,6 +1,7 @@
 """What a machine does to a program, said in one line: no space, no memory, a file system that fails."""
 
 import errno
+import mmap
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from mcl_lab.errors import RunFailed
 _OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|bad_alloc|Cannot allocate memory|ALLOC_FAILED"
 )
+# oneDNN, which computes convolutions on CPUs, says this for want of memory and for whatever else it cannot do.
+_PERHAPS_OUT_OF_MEMORY = re.compile(r"could not (create|execute) a (primitive|memory)")
+_LITTLE = 256 * 2**20  # bytes: it asks for half a megabyte, or for a scratchpad of tens; a result may be free again by now
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -38,7 +42,18 @@ def in_one_line(config: DictConfig, folder: Path) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+        return True
+    return bool(_PERHAPS_OUT_OF_MEMORY.search(str(error))) and not _system_gives(_LITTLE)
+
+
+def _system_gives(size: int) -> bool:
+    """Whether this process may have `size` bytes more; they are not touched, and given back at once."""
+    try:
+        mmap.mmap(-1, size).close()
+    except OSError:
+        return False
+    return True
 
 
 def _memory_line(config: DictConfig) -> str:
