@@ -243,7 +243,8 @@ class Cluster:
 
     def _start_database(self) -> None:
         data = self.folder / "database"
-        common = (f"--user={getpass.getuser()}", f"--datadir={data}")
+        # A server that starts clears what others have in /tmp.
+        common = (f"--user={getpass.getuser()}", f"--datadir={data}", f"--tmpdir={self.folder}/temporary")
         if not (data / "done").exists():
             shutil.rmtree(data, ignore_errors=True)
             by_password = "--auth-root-authentication-method=normal"
@@ -332,7 +333,7 @@ class Cluster:
                 link = self.folder / "gpus" / node / f"nvidia{gpu}"
                 link.unlink(missing_ok=True)
                 link.symlink_to("/dev/null")  # a regular file would not do
-        for name in ("log", "state"):
+        for name in ("log", "state", "temporary"):
             (self.folder / name).mkdir(exist_ok=True)
         _write(self.folder / "munge.key", os.urandom(128), mode=0o600)
         settings = {each.name: getattr(self, each.name) for each in fields(self) if each.type is int}
