@@ -77,12 +77,11 @@ def fork(function, *arguments) -> int:
     return process.exitcode
 
 
-def main_in(cwd, arguments) -> None:
-    """For `fork`: run.py's main in the folder `cwd`, its output into a file there."""
+def main_in(cwd, arguments, errors="output.txt") -> None:
+    """For `fork`: run.py's main in the folder `cwd`, what it prints into files there; errors: the name of stderr's."""
     os.chdir(cwd)
-    output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for number, name in ((1, "output.txt"), (2, errors)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     import run
 
     sys.argv = [str(RUN), *arguments]
