@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from mcl_lab.networks.staged import StagedNetwork
+from mcl_lab.networks.staged import StagedNetwork, with_channels_last
 
 
 class HCGNet(StagedNetwork):
@@ -91,7 +91,8 @@ class _Gates(nn.Module):
         self.update = _Update(channels, 2 * channels // reduction)
 
     def forward(self, s: Tensor) -> Tensor:
-        return s * self.forget(s)[:, :, None, None] + self.update(s)[:, :, None, None]
+        forget, update = self.forget(s), self.update(s).to(s.dtype)  # CUDA's autocast has it in float32, after a softmax
+        return s * forget[:, :, None, None] + update[:, :, None, None]
 
 
 class _Update(nn.Module):
@@ -119,7 +120,7 @@ class _AttentionPooling(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         logits = self.attention(features)
         weights = logits.flatten(1).softmax(dim=1).view_as(logits)
-        return (features * weights).sum(dim=(2, 3))
+        return (with_channels_last(features) * with_channels_last(weights)).sum(dim=(1, 2))
 
 
 def _bottleneck(channels: int, hidden: int, out_channels: int) -> list[nn.Module]:

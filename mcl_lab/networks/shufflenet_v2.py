@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from mcl_lab.networks.staged import StagedNetwork
+from mcl_lab.networks.staged import StagedNetwork, with_channels_last
 
 
 class ShuffleNetV2(StagedNetwork):
@@ -71,7 +71,8 @@ class _Down(nn.Module):
 
 def _shuffled(left: Tensor, right: Tensor) -> Tensor:
     """Both (B, C, H, W) concatenated and shuffled in two groups: their channels in turn, (B, 2 C, H, W)."""
-    return torch.stack((left, right), dim=2).flatten(1, 2)
+    shuffled = torch.stack((with_channels_last(left), with_channels_last(right)), dim=-1).flatten(3)
+    return shuffled.permute(0, 3, 1, 2)
 
 
 def _right(channels: int, out_channels: int, stride: int) -> nn.Module:

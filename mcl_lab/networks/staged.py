@@ -58,4 +58,13 @@ class StagedNetwork(nn.Module):
 
 def pool(features: Tensor) -> Tensor:
     """Global average pooling, (B, D, H, W) to (B, D)."""
-    return features.mean(dim=(2, 3))  # as adaptive pooling, which has no deterministic backward on CUDA
+    return with_channels_last(features).mean(dim=(1, 2))  # adaptive pooling has no deterministic backward on CUDA
+
+
+def with_channels_last(features: Tensor) -> Tensor:
+    """(B, C, H, W) as (B, H, W, C), the order in which feature maps lie in memory.
+
+    Where PyTorch is free to choose a result's layout, that of a mean's gradient for one, it goes by the order of the
+    dimensions. A layer that is given two layouts at once takes ten times as long.
+    """
+    return features.permute(0, 2, 3, 1)

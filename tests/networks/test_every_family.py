@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcl_lab.networks.cohort import Cohort
 from mcl_lab.networks.hcgnet import HCGNet
@@ -90,6 +91,28 @@ def test_memory_format_changes_nothing(cohort, images):
         torch.testing.assert_close(ours[0], theirs[0], rtol=1e-4, atol=1e-4)
 
 
+class MixedLayouts(TorchDispatchMode):
+    """Names of the operations that are given feature maps of which different dimensions are innermost in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        maps = [x for x in args if isinstance(x, torch.Tensor) and x.dim() == 4 and min(x.shape) > 1]
+        if len({min((stride, dim) for dim, stride in enumerate(x.stride()) if stride)[1] for x in maps}) > 1:
+            self.found.append(str(operation))
+        return operation(*args, **kwargs or {})
+
+
+def test_layouts_are_not_mixed_forward_or_backward(cohort, images):
+    """Elementwise operations on two layouts take ten times as long."""
+    with MixedLayouts() as mixed:
+        output = cohort.to(memory_format=torch.channels_last)(images.contiguous(memory_format=torch.channels_last))
+        sum(values.sin().sum() for kind in output for values in kind[0]).backward()
+    assert mixed.found == []
+
+
 def test_bfloat16_forward_and_backward(cohort, images):
     expected = cohort(images)
     cohort.autocast = torch.bfloat16
@@ -100,6 +123,14 @@ def test_bfloat16_forward_and_backward(cohort, images):
             assert (value - exact).norm() < 0.1 * exact.norm()
     sum(values.sin().sum() for kind in output for values in kind[0]).backward()
     assert all(parameter.grad.isfinite().all() for parameter in cohort.parameters())
+
+
+def test_feature_maps_of_autocast_are_in_bfloat16(cohort, images):
+    """From end to end: one operation that puts out float32 would make so all that comes after it."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.autocast(device, torch.bfloat16):
+        taps = cohort.peers["a"].network.to(device).taps(images.to(device))
+    assert {tap.dtype for tap in taps} == {torch.bfloat16}
 
 
 def test_taps_are_left_as_they_are(cohort, images):
