@@ -1,9 +1,11 @@
 """The meta event: one hypergradient step of the weight network (L-MCL, TPAMI 2023, section 3.5)."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -42,7 +44,7 @@ class MetaEvent:
         self.virtual_steps = dict(
             inner_steps=inner_steps, outer_steps=outer_steps, momentum=momentum, weight_decay=weight_decay
         )
-        self._draws = False  # whether the losses were seen to draw random numbers on a CUDA device
+        self._draws = False  # whether the losses were seen to draw random numbers
 
     def due(self, batch: int) -> bool:
         """Whether an event follows the update of this batch, counted from 0 in each epoch."""
@@ -71,18 +73,22 @@ class MetaEvent:
     @contextmanager
     def _same_draws(self, device: torch.device) -> Iterator[None]:
         """Whatever is drawn inside, dropout say, is the same at every call, and none of it is used up."""
-        if device.type != "cuda":
-            with torch.random.fork_rng(devices=[]):
-                yield
-        elif torch.cuda.is_current_stream_capturing():  # a graph cannot put random states back
+        cuda = [device] if device.type == "cuda" else []
+        if cuda and torch.cuda.is_current_stream_capturing():  # a graph cannot put random states back
             if self._draws:
                 raise RuntimeError("the losses of a meta event draw random numbers")
             yield
-        else:
-            with torch.random.fork_rng(devices=[device]):
-                before = torch.cuda.get_rng_state(device)
+            return
+        of_python, of_numpy = random.getstate(), numpy.random.get_state()
+        with torch.random.fork_rng(devices=cuda):
+            before = [torch.cuda.get_rng_state(one) for one in cuda]
+            try:
                 yield
-                self._draws = self._draws or not before.equal(torch.cuda.get_rng_state(device))
+                drawn = any(not state.equal(torch.cuda.get_rng_state(one)) for one, state in zip(cuda, before, strict=True))
+                self._draws = self._draws or drawn or random.getstate() != of_python
+            finally:
+                random.setstate(of_python)
+                numpy.random.set_state(of_numpy)
 
     def apply(self, gradients: list[Tensor]) -> None:
         """One step of the weight network's optimizer along `gradients`."""

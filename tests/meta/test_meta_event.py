@@ -21,6 +21,7 @@ from mcl_lab.networks.cohort import Cohort
 from mcl_lab.networks.resnet import ResNet
 from mcl_lab.networks.staged import StagedNetwork
 from mcl_lab.tasks.build import VirtualLosses, build_learners, build_meta_event
+from mcl_lab.training.randomness import random_states, set_random_states
 
 B, LR = 8, 0.1
 STEPS = dict(inner_steps=2, outer_steps=1, momentum=0.9, weight_decay=5e-4)  # the paper's
@@ -38,6 +39,23 @@ class WithDropout(StagedNetwork):
         super().__init__(nn.Conv2d(3, 4, 3, padding=1), stages, neck, width=6, num_classes=4)
 
 
+class RandomDepth(nn.Module):
+    """A layer that is left out at random, by the draws of Python and of NumPy."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.layer = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x):
+        return x + random.random() * numpy.random.random() * self.layer(x)
+
+
+class WithRandomDepth(StagedNetwork):
+    def __init__(self):
+        stages = [nn.Sequential(RandomDepth(4), nn.MaxPool2d(2)) for _ in range(2)]
+        super().__init__(nn.Conv2d(3, 4, 3, padding=1), stages, nn.ReLU(), width=4, num_classes=4)
+
+
 def small_resnet(widths=(4, 8, 8)):
     return ResNet(4, block="basic", blocks=[1] * len(widths), widths=widths)
 
@@ -46,6 +64,7 @@ COHORTS = {
     "homogeneous": lambda: {"a": small_resnet(), "b": small_resnet()},
     "heterogeneous": lambda: {"a": small_resnet(), "b": small_resnet((3, 5))},
     "with dropout": lambda: {"a": WithDropout(), "b": small_resnet((3, 5))},
+    "with random depth": lambda: {"a": WithRandomDepth(), "b": small_resnet((3, 5))},
 }
 
 
@@ -117,11 +136,11 @@ def assert_agree(ours, expected):
 
 
 def by_unrolling(unrolled, parts, lr=LR, **steps):
-    """The event's hypergradient by plain unrolling; every forward draws the same dropout."""
-    state = torch.get_rng_state()
+    """The event's hypergradient by plain unrolling; every forward draws the same."""
+    states = random_states()
 
     def loss(theta, weight_network):
-        torch.set_rng_state(state)
+        set_random_states(states)
         buffers = {name: value.clone() for name, value in parts.losses.named_buffers()}
         return functional_call(parts.losses, {**theta, **buffers}, (parts.images, parts.labels, weight_network))
 
@@ -133,7 +152,7 @@ def by_unrolling(unrolled, parts, lr=LR, **steps):
         lr=lr,
         **{**STEPS, **steps},
     )
-    torch.set_rng_state(state)
+    set_random_states(states)
     return gradients
 
 
