@@ -3,11 +3,13 @@
 import contextlib
 import fcntl
 import http.client
+import os
 import socket
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -84,13 +86,24 @@ def _download(dataset: type, root: Path) -> None:
 @contextlib.contextmanager
 def _one_at_a_time(lock: Path) -> Iterator[None]:
     """The jobs of a sweep start together and must not write one file at once: the others wait for the first."""
-    with open(lock, "w") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+    while True:
+        with open(lock, "w") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, lock):  # the one before has deleted it, and the next may hold a new one
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: IO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager
