@@ -19,7 +19,6 @@ class MutualContrastiveLearning(nn.Module):
     """
 
     min_peers = 2
-    uses_pair_weights = True  # so the meta event trains the weights on this term
 
     def __init__(
         self,
@@ -36,6 +35,7 @@ class MutualContrastiveLearning(nn.Module):
         super().__init__()
         weights = {"vcl": vcl, "soft_vcl": soft_vcl, "icl": icl, "soft_icl": soft_icl}
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+        self.uses_pair_weights = bool(self.weights)  # then the meta event trains the weights on this term
         self.temperature = temperature
         self.kd_temperature = kd_temperature
         self.projections = nn.ModuleList(
@@ -72,8 +72,6 @@ class LastLayerContrastiveLearning(MutualContrastiveLearning):
     the vcl of one of N networks 2 (N - 1) times and all else twice.
     """
 
-    uses_pair_weights = False  # there are no layers to match
-
     def __init__(
         self,
         widths: Sequence[int],
@@ -96,6 +94,7 @@ class LastLayerContrastiveLearning(MutualContrastiveLearning):
             kd_temperature=kd_temperature,
             width=width,
         )
+        self.uses_pair_weights = False  # there are no layers to match
 
     def forward(self, batch: LossInput) -> dict[str, Tensor]:
         if not self.weights:

@@ -1,5 +1,6 @@
 """From a config to the objects of a run. All that they refuse is an InputError, and nothing is written."""
 
+import copy
 import hashlib
 import inspect
 import os
@@ -119,7 +120,18 @@ class Data:
 
 
 def read_images(data: DictConfig) -> Splits:
-    return create("data.images", data.images, root=data.get("root"))
+    """Both parts. Raises InputError "data.images" for parts that do not go together, whatever the source promises."""
+    splits = create("data.images", data.images, root=data.get("root"))
+    train, test = splits
+    if train.classes != test.classes:
+        raise InputError("data.images", "the test images have other classes than the training images, or in another order")
+    if train.images.shape[2:] != test.images.shape[2:]:
+        sizes = " and ".join("{}x{}".format(*part.images.shape[2:]) for part in splits)
+        raise InputError("data.images", f"training and test images must be of one size, these are {sizes}")
+    for name, part in splits._asdict().items():
+        if not len(part):
+            raise InputError("data.images", f"there are no {name} images")
+    return splits
 
 
 def build_data(data: DictConfig, device: torch.device) -> Data:
@@ -150,8 +162,8 @@ def left_out_warning(name: str, images: ImageSet) -> list[str]:
 def _checksum(*sets: ImageSet) -> str:
     content = hashlib.sha256()
     for images in sets:
-        content.update(images.images.numpy())
-        content.update(images.labels.numpy())
+        content.update(images.images.contiguous().numpy())
+        content.update(images.labels.contiguous().numpy())
     return content.hexdigest()[:16]
 
 
@@ -203,7 +215,7 @@ def build_learners(
         cohort = cohort.to(memory_format=torch.channels_last)
 
     for name in config.loss:
-        if hasattr(nn.ModuleDict, str(name)) or "." in str(name):
+        if hasattr(nn.ModuleDict(), str(name)) or "." in str(name):
             raise InputError(f"loss.{name}", "is a name that PyTorch's modules use themselves; choose another")
     nodes = {
         str(name): create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes).to(
@@ -221,13 +233,13 @@ def build_learners(
         weight_network = None  # there is nothing to weigh
     objective = Objective(nodes, aggregator=aggregator, pair_weights=_without_gradient(weight_network))
     virtual_losses = VirtualLosses(cohort, weighted) if weight_network is not None else None
-    _refuse_weightless(cohort, objective, device, image_size)
+    _refuse_useless(cohort, objective, torch.zeros(2, 3, *image_size, device=device), config.data.batch_size)
     return Learners(cohort, objective, weight_network, virtual_losses)
 
 
 def build_network(node: DictConfig, key: str, num_classes: int) -> nn.Module:
     """A peer's network from its node of the config."""
-    if hasattr(nn.ModuleDict, key):
+    if hasattr(nn.ModuleDict(), key):
         raise InputError(f"pair.peers.{key}", "is a name that PyTorch's modules use themselves; choose another")
     arguments = OmegaConf.masked_copy(node, [name for name in node if name != "name"])
     network = create(f"pair.peers.{key}", arguments, num_classes=num_classes)
@@ -305,13 +317,25 @@ class VirtualLosses(nn.Module):
         return sum(loss for term in self.weighted_terms for loss in term(batch).values())
 
 
-def _refuse_weightless(cohort: Cohort, objective: Objective, device: torch.device, image_size: tuple[int, int]) -> None:
-    """A trial on two blank images: an objective whose weights are all 0 has no terms."""
+def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_size: int) -> None:
+    """A trial on blank images (2, 3, H, W), which may be too small for a network, and of an objective, which has no terms when
+    all its weights are 0. A copy of the objective is tried, as terms may remember what they have seen, and on as many labels
+    as a batch has."""
     cohort.eval()
     with torch.no_grad():
-        terms = objective(
-            cohort(torch.zeros(2, 3, *image_size, device=device)), torch.zeros(2, dtype=torch.int64, device=device)
-        )
+        try:
+            output = cohort(images)
+        except (RuntimeError, ValueError) as error:
+            own = [peer.network for peer in cohort.peers.values() if not type(peer.network).__module__.startswith("mcl_lab.")]
+            if own or isinstance(error, torch.OutOfMemoryError):  # where somebody's own breaks, the traceback tells
+                raise
+            size = "{}x{}".format(*images.shape[2:])
+            raise InputError("pair.peers", f"a network cannot take images of {size}: {error}") from error
+        output = type(output)(*([[x[:1].expand(batch_size, -1) for x in stages] for stages in peers] for peers in output))
+        labels = torch.arange(batch_size, device=images.device) // 2 % output.logits[0][0].shape[-1]
+        trial = copy.deepcopy(objective).eval()
+        trial.pair_weights = None
+        terms = trial(output, labels)
     cohort.train()
     if not terms:
         raise InputError("loss", "every term has weight 0")

@@ -67,7 +67,7 @@ def export(
     stems = {key: f"{key}-{file_name(trained.config.pair.peers[key].name)}" for key in networks}
     all_names = [f"{stem}.{kind}" for stem in stems.values() for kind in ("json", *FORMATS)]
     place = output_folder(trained.folder, "export", folder, all_names)
-    build.use_device(OmegaConf.merge(config.trainer, {"device": "cpu", "precision": "float32"}))
+    build.use_device(OmegaConf.merge(config.trainer, {"device": "cpu", "precision": "float32", "graphs": False}))
     subject = subject_of(trained, config, images)
 
     contents, rows, models, expected = {}, [], {}, {}

@@ -111,7 +111,7 @@ def arrays_of(network: PortableNetwork, train: ImageSet, test: ImageSet) -> dict
 def npz_of(arrays: dict[str, np.ndarray]) -> bytes:
     """The content of an npz file; nothing in it is pickled."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 

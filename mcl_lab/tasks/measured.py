@@ -1,6 +1,7 @@
 """A config's training on images of noise, with everything that is to be measured of it within reach."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from omegaconf import DictConfig
@@ -18,6 +19,13 @@ from mcl_lab.training.step import Step
 EVALUATED = 4  # batches, of which the time of a whole pass is made
 
 
+@cache  # subjects that are compared share it, or each would count the other's as memory of its own
+def noise(count: int, num_classes: int, size: int, device: torch.device) -> ImageSet:
+    """Images of size x size, of each class in turn."""
+    pixels = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return ImageSet(pixels, torch.arange(count) % num_classes, tuple(map(str, range(num_classes)))).to(device)
+
+
 class Subject:
     """A config's training on noise, standing anywhere in its first epochs."""
 
@@ -25,15 +33,10 @@ class Subject:
         self.config, self.threads = config, threads
         self.device = self.use()
         seed_everything(config.seed)
-        classes = tuple(map(str, range(num_classes)))
-
-        def noise(count: int) -> ImageSet:
-            pixels = torch.randint(256, (count, 3, size, size), dtype=torch.uint8)
-            return ImageSet(pixels, torch.arange(count) % num_classes, classes).to(self.device)
-
+        train, test = (noise(count, num_classes, size, self.device) for count in (images, test_images))
         mean, std = config.data.mean or [0.5] * 3, config.data.std or [0.25] * 3
-        facts = build.DataFacts(classes, tuple(mean), tuple(std), checksum="")
-        self.data = build.Data(noise(images), {"test": noise(test_images)}, facts, [], [])
+        facts = build.DataFacts(train.classes, tuple(mean), tuple(std), checksum="")
+        self.data = build.Data(train, {"test": test}, facts, [], [])
         self.learners = build.build_learners(config, num_classes, self.device, (size, size))
         self.updates = build.build_updates(config, self.learners)
         of_cohort = self.learners.cohort, self.learners.objective, self.updates.optimizer
@@ -83,7 +86,8 @@ class Subject:
         """Seconds of a pass over all test images, from those of a few batches."""
         batches = [batch for batch, _ in zip(self.test_batches, range(EVALUATED))]
         watch = Stopwatch(self.device)
-        evaluate(self.learners.cohort, self.learners.objective.ensembles, batches, self.learners.objective.pair_weights)
+        objective = self.learners.objective
+        evaluate(self.learners.cohort, objective.ensembles, batches, objective.pair_weights, [objective])
         watch.mark("evaluation")
         share = sum(len(labels) for _, labels in batches) / len(self.data.evaluated["test"])
         return {"evaluation": watch.seconds()["evaluation"] / share}

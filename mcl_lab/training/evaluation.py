@@ -17,6 +17,7 @@ def evaluate(
     ensembles: Callable[[object], list[Tensor] | None],
     batches: Iterable[tuple[Tensor, Tensor]],
     pair_weights: Callable[[Sequence[Sequence[Tensor]]], Tensor] | None = None,
+    beside: Sequence[nn.Module] = (),
 ) -> dict[str, Accuracies | dict[str, float]]:
     """Top-1 and top-5 accuracies in %: `{"top1": {peer: {head: %}}, "top5": ...}`, and `"layer_weights"` if asked for.
 
@@ -25,10 +26,12 @@ def evaluate(
     output to each peer's ensemble logits (B, C), or None. batches: images (B, 3, H, W) and labels (B,).
     pair_weights: embeddings to weights (P, B), symmetric, in the order for i, for j != i, for k, for z. With it
     `"layer_weights"` holds their means over the images, `{"a.stage1-b.own_head": mean}`, each two embeddings once.
-    Leaves the cohort in the mode it was in.
+    beside: modules that `ensembles` and `pair_weights` are made of; like the cohort they are in evaluation mode meanwhile, and
+    then in the mode they were in.
     """
-    was_training = cohort.training
-    cohort.eval()
+    was_training = [(module, module.training) for module in (cohort, *beside)]
+    for module, _ in was_training:
+        module.eval()
     counts, weights, images = 0, 0, 0
     try:
         with torch.inference_mode():
@@ -43,7 +46,8 @@ def evaluate(
                     weights = weights + pair_weights(output.embeddings).double().sum(-1)
                 images += len(labels)
     finally:
-        cohort.train(was_training)
+        for module, training in was_training:
+            module.train(training)
     names = [
         (name, head)
         for name, peer in zip(cohort.peers, heads, strict=True)

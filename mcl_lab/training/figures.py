@@ -31,11 +31,17 @@ class EpochFigures:
         self._arrived: list[float] | None = None
 
     def add(self, terms: Mapping[str, Tensor], own_logits: Sequence[Tensor], labels: Tensor, step: int) -> None:
-        """Count one step: its weighted terms, the logits (B, C) of every peer's own head, labels (B,)."""
+        """Count one step: its weighted terms, the logits (B, C) of every peer's own head, labels (B,).
+
+        Raises RunFailed when the terms are not those of the epoch's first step.
+        """
         if not self.names:
             self.names = list(terms)
             self.sums = torch.zeros(len(terms) + len(own_logits) + 2, dtype=torch.float64, device=self.device)
             self.sums[-1] = -1
+        if terms.keys() != set(self.names):
+            names = f"{', '.join(terms)}, not {', '.join(self.names)} as before"
+            raise RunFailed(f"the loss terms of step {step} are {names}; one that has no part in a step must be 0 there")
         values = torch.stack([terms[name].detach() for name in self.names])
         correct = (torch.stack(list(own_logits)).argmax(-1) == labels).sum(-1)
         self.sums[:-1] += torch.cat([values * len(labels), correct, correct.new_full((1,), len(labels))])

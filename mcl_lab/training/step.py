@@ -76,7 +76,8 @@ class Step:
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
         self._on_trial = False
-        before = {name: value.clone() for name, value in self.cohort.state_dict().items()}
+        tried = nn.ModuleList([self.cohort, self.objective])
+        before = {name: value.clone() for name, value in tried.state_dict().items()}
         random = random_states()
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA on a CPU, too
         try:
@@ -86,6 +87,6 @@ class Step:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             LOGGER.warning("the steps are not compiled: %s", reason)
         self.forward, self.loss = self.cohort, self.objective
-        self.cohort.load_state_dict(before)  # statistics of BatchNorm, should the forward pass have come so far
+        tried.load_state_dict(before)  # statistics of BatchNorm, should the forward pass have come so far
         set_random_states(random)
         return self._gradients(images, labels)

@@ -186,9 +186,10 @@ class Trainer:
             "train/images_per_second": totals["images"] / self.seconds,
         }
         started = time.monotonic()
+        beside = [part for part in self.parts.values() if isinstance(part, nn.Module)]
         for name, batches in self.evaluations.items():
             pair_weights = self.objective.pair_weights if name == "test" else None
-            found = evaluate(self.cohort, self.objective.ensembles, self.stop.guard(batches), pair_weights)
+            found = evaluate(self.cohort, self.objective.ensembles, self.stop.guard(batches), pair_weights, beside)
             for peer, heads in found["top1"].items():
                 metrics |= {f"{name}/{peer}/{head}": value for head, value in heads.items()}
             metrics |= {f"layer_weights/{pair}": value for pair, value in found.get("layer_weights", {}).items()}

@@ -273,6 +273,13 @@ WRONG_LATER = [
         "loss.keys",
         ["choose another"],
     ),
+    (["data=digits", "+network@pair.peers.training=resnet8"], "pair.peers.training", ["choose another"]),
+    (
+        ["data=digits", "data.images.size=8", "network@pair.peers.b=torchvision_resnet18", "pair.peers.b.model=alexnet",
+         "pair.peers.b.stem=[features.0]", "pair.peers.b.stages=[[features.2]]"],
+        "pair.peers",
+        ["8x8", "too small"],
+    ),
     (["task=evaluate", f"task.checkpoint={LONG}"], "task.checkpoint", ["there is no"]),
     (["task=evaluate", "task.checkpoint=$HOME"], "task.checkpoint", ["there is no $HOME"]),
     (["data=digits", "tracking.uri=mlruns"], "tracking.uri", ["sqlite:///FILE.db"]),

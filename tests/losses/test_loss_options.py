@@ -46,6 +46,30 @@ def batch():
     return torch.randn(8, 3, 8, 8, generator=generator, dtype=torch.float64), torch.arange(8) // 2
 
 
+def test_without_contrastive_terms_there_is_nothing_to_weigh():
+    built = learners("lmcl", 2, *(f"loss.mutual_contrastive.{term}=0" for term in sorted(CONTRASTIVE)))
+    assert built.weight_network is None and built.virtual_losses is None
+
+
+class Remembers(nn.Module):
+    """A term that keeps what it has seen, and asks for whole batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, batch):
+        assert len(batch.labels) == 128
+        self.seen += len(batch.labels)
+        return {"remembered": batch.logits[0][0].mean()}
+
+
+def test_building_leaves_no_trace_in_a_term_that_remembers(monkeypatch):
+    monkeypatch.setenv("MCL_LAB_PLUGINS", __name__)
+    built = learners("baseline", 2, f"+loss.memory._target_={__name__}.Remembers")
+    assert built.objective.terms["memory"].seen == 0
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("peers", COHORTS)
 def test_falls_under_sgd(loss, peers):

@@ -50,6 +50,15 @@ def test_each_peer_has_its_accuracy():
     assert EpochFigures(CPU).latest() is None
 
 
+@pytest.mark.parametrize("terms", [{"loss": 1.0}, {"loss": 1.0, "late": 2.0, "later": 3.0}, {"other": 1.0, "late": 2.0}])
+def test_terms_that_come_or_go_are_refused(terms):
+    """They would be missing in the sums, and nobody would watch them."""
+    figures = EpochFigures(CPU)
+    add(figures, 1, loss=1.0, late=2.0)
+    with pytest.raises(RunFailed, match=f"the loss terms of step 2 are {', '.join(terms)}, not loss, late as before"):
+        add(figures, 2, **terms)
+
+
 def test_reset():
     figures = EpochFigures(CPU)
     add(figures, 1, loss=math.nan)

@@ -119,6 +119,17 @@ def test_the_mode_is_put_back(training):
     assert cohort.training is training and set(cohort.modes) == {(False, True)}
 
 
+def test_what_ensembles_are_made_of_is_in_evaluation_mode_too():
+    cohort, modules = Lookup(4, 3), [nn.Dropout(0.5).train(), nn.BatchNorm1d(3).eval()]
+    modes = []
+
+    def ensembles(output):
+        modes.append([module.training for module in modules])
+
+    evaluate(cohort, ensembles, batches(torch.zeros(4, dtype=torch.int64), 2), beside=modules)
+    assert modes == [[False, False]] * 2 and [module.training for module in modules] == [True, False]
+
+
 def test_the_mode_is_put_back_when_broken_off():
     cohort = Lookup(4, 3).train()
 
