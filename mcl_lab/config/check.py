@@ -225,11 +225,8 @@ def _check_node(key: str, node: dict, supplied: Collection[str] = (), head: Coll
         if name not in signature.parameters and not signature.accepts_any:
             raise unknown_key(f"{key}.{name}", [f"{key}.{known}" for known in signature.parameters.keys() - supplied])
         if isinstance(value, dict) and "_target_" in value:
-            _check_node(f"{key}.{name}", value)
-        else:
-            check_value(
-                f"{key}.{name}", value, signature.parameters.get(name), within=schema.RANGES.get(f"{key}.{name}")
-            )
+            raise InputError(f"{key}.{name}._target_", f"is within {key}, which takes plain values and builds what it needs")
+        check_value(f"{key}.{name}", value, signature.parameters.get(name), within=schema.RANGES.get(f"{key}.{name}"))
     for name in sorted(signature.required - node.keys() - set(supplied)):
         raise InputError(f"{key}.{name}", f"needs a value: {node['_target_']} has no default for it")
     return signature
