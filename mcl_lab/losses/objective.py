@@ -41,13 +41,20 @@ class Objective(nn.Module):
     def forward(self, output: CohortOutput, labels: Tensor) -> dict[str, Tensor]:
         """What the cohort puts out and labels (B,) to weighted scalar terms, whose sum is the loss.
 
-        Raises InputError("loss.TERM") when two terms put out a loss of the same name.
+        Raises InputError("loss.TERM") for a term that puts out anything else than scalar tensors by name, or a name that a term
+        before it has.
         """
         weights = self.pair_weights(output.embeddings) if self.pair_weights else None
         batch = LossInput(output.embeddings, output.logits, self.ensembles(output), labels, weights)
         losses = self.aggregator(batch) if self.aggregator else {}
         for name, term in self.terms.items():
             added = term(batch)
+            if not isinstance(added, Mapping):
+                raise InputError(f"loss.{name}", f"must put out a dict of scalar tensors, not a {type(added).__name__}")
+            for part, value in added.items():
+                if not isinstance(value, Tensor) or value.dim():
+                    found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                    raise InputError(f"loss.{name}", f"puts out {part}, which must be a scalar tensor and is {found}")
             if repeated := losses.keys() & added.keys():
                 raise InputError(f"loss.{name}", f"puts out {min(repeated)}, as a term before it does; remove one")
             losses = {**losses, **added}

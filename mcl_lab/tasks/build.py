@@ -137,12 +137,9 @@ def read_images(data: DictConfig) -> Splits:
 def build_data(data: DictConfig, device: torch.device) -> Data:
     """Read the images, hold out those for validation, and bring them to the device."""
     splits = read_images(data)
-    train, test = splits
-    evaluated = {"test": test}
-    if data.validation > 0:  # the same images whatever the run's seed, so that seeds can be compared
-        train, evaluated["validation"] = split_validation(train, data.validation, seed=0)
+    train, evaluated = parts_of(splits, data.validation)
     mean, std = (data.mean, data.std) if data.mean and data.std else channel_statistics(train.images)
-    checksums = _checksum(train), _checksum(*evaluated.values())
+    checksums = checksum(train), checksum(*evaluated.values())
     return Data(
         train=train.to(device),
         evaluated={name: images.to(device) for name, images in evaluated.items()},
@@ -152,6 +149,15 @@ def build_data(data: DictConfig, device: torch.device) -> Data:
     )
 
 
+def parts_of(splits: Splits, validation: float) -> tuple[ImageSet, dict[str, ImageSet]]:
+    """What is trained on, and all that is evaluated: the test images and, if a share was asked for, those held out."""
+    train, test = splits
+    if validation == 0:
+        return train, {"test": test}
+    train, held_out = split_validation(train, validation, seed=0)  # whatever the run's seed, so that seeds can be compared
+    return train, {"test": test, "validation": held_out}
+
+
 def left_out_warning(name: str, images: ImageSet) -> list[str]:
     """A line about the images that could not be read, when there are any; name: of that part of the data set."""
     count = len(images.left_out)
@@ -159,7 +165,8 @@ def left_out_warning(name: str, images: ImageSet) -> list[str]:
     return [said + first_few(images.left_out, between="; ")] if count else []
 
 
-def _checksum(*sets: ImageSet) -> str:
+def checksum(*sets: ImageSet) -> str:
+    """Of images and labels: SHA-256, its first 16 digits."""
     content = hashlib.sha256()
     for images in sets:
         content.update(images.images.contiguous().numpy())
@@ -217,13 +224,13 @@ def build_learners(
     for name in config.loss:
         if hasattr(nn.ModuleDict(), str(name)) or "." in str(name):
             raise InputError(f"loss.{name}", "is a name that PyTorch's modules use themselves; choose another")
-    nodes = {
-        str(name): create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes).to(
-            device
-        )
-        for name, node in sorted(config.loss.items())
-        if isinstance(node, DictConfig) and name != "meta_event"
-    }
+    nodes = {}
+    for name, node in sorted(config.loss.items()):
+        if isinstance(node, DictConfig) and name != "meta_event":
+            made = create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes)
+            if not isinstance(made, nn.Module):
+                raise InputError(f"loss.{name}._target_", f"{node._target_} is no torch.nn.Module")
+            nodes[str(name)] = made.to(device)
     weight_network = nodes.pop("weight_network", None)
     aggregator = nodes.pop("aggregator", None)
     if not nodes and aggregator is None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,11 @@ def read_folders(folder: Path) -> list[Run]:
     return _described(RunFolders(folder).runs())
 
 
+def read_beside(folder: Path) -> list[Run]:
+    """The run in `folder` and those in the folders beside it, whatever cannot be read left out without a word."""
+    return _described(RunFolders(folder.parent, below=f"*/{RECORD}").runs(), tell=lambda line: None)
+
+
 def _tell_missing(store: "MlflowRuns", recorded: set[str], folder: Path) -> None:
     """Say how many runs of the folder the store should have and has not: a database may have been deleted. recorded: the ids
     that it is known to have; runs that somebody deleted there are not missing."""
@@ -71,14 +76,14 @@ def _store(config: DictConfig) -> "MlflowRuns":
     return MlflowRuns(config.tracking.uri, config.tracking.experiment)
 
 
-def _described(recorded: Sequence[RecordedRun]) -> list[Run]:
+def _described(recorded: Sequence[RecordedRun], tell: Callable[[str], None] = say) -> list[Run]:
     """The runs as tables see them; a record that lacks what they need is passed over, and that is said."""
     runs = []
     for record in recorded:
         try:
             runs.append(_run(record))
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-            say(f"{record.name} is left out: its record does not tell its recipe and peers, as that of older code")
+            tell(f"{record.name} is left out: its record does not tell its recipe and peers, as that of older code")
     return runs
 
 

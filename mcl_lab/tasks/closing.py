@@ -17,7 +17,9 @@ from mcl_lab.config.compose import CONF, compose, overrides
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.config.targets import PLUGINS_VARIABLE
 from mcl_lab.errors import InputError
-from mcl_lab.results.runs import HEADLINE, baseline_accuracies, read_result, read_results
+from mcl_lab.results.rows import baselines, of_network, once
+from mcl_lab.results.runs import HEADLINE, read_result
+from mcl_lab.tasks.chosen import read_beside
 from mcl_lab.tasks.screen import table
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
 from mcl_lab.tracking.journal import RECORD, read_record
@@ -35,16 +37,15 @@ COLUMNS = {  # figures of result.json
 def show_result(config: DictConfig, folder: Path, console: Console) -> None:
     """Print a finished run's table of test accuracies and the commands that come next."""
     result = read_result(folder)
-    results = read_results(folder.absolute().parent)
-    baselines = {key: baseline_accuracies(results, result, peer["config"]) for key, peer in result["peers"].items()}
+    beside = baseline_accuracies(folder.absolute())
     is_baseline = result["loss"] == "baseline"
     console.print()
-    console.print(result_table(result, {} if is_baseline else baselines))
+    console.print(result_table(result, {} if is_baseline else beside))
     lines = [("run folder", str(folder))]
     if result["steps"] == config.trainer.max_steps:
         lines.insert(0, ("ended", f"after step {result['steps']}, by trainer.max_steps"))
     if not is_baseline:
-        missing = {key: peer["network"] for key, peer in result["peers"].items() if not baselines[key]}
+        missing = {key: peer["network"] for key, peer in result["peers"].items() if not beside.get(key)}
         commands = {baseline_command(config, key, network): network for key, network in missing.items()}
         lines += [(f"baseline of {network}", command) for command, network in commands.items() if command]
     recorded = recording(config, folder)
@@ -57,16 +58,25 @@ def show_result(config: DictConfig, folder: Path, console: Console) -> None:
         console.print(f"{name:<{width}}  {text}", soft_wrap=True)
 
 
-def result_table(result: dict, baselines: dict[str, list[float]]) -> Table:
+def baseline_accuracies(folder: Path) -> dict[str, list[float]]:
+    """For each peer of the run in `folder` the headline accuracies (%) of its baselines, as a report has them, among the finished
+    runs in the folders beside it."""
+    finished = [run for run in read_beside(folder) if run.finished]
+    own, runs = next((run for run in finished if Path(run.place) == folder), None), once(finished)
+    peers = own.peers if own else {}
+    return {key: of_network(baselines(runs, own, peer.config), peer.config, HEADLINE) for key, peer in peers.items()}
+
+
+def result_table(result: dict, beside: dict[str, list[float]]) -> Table:
     """Test accuracies in %, a row for each peer, beside the mean of its baselines when there are any."""
     shown = [name for name in COLUMNS if any(name in peer for peer in result["peers"].values())]
-    columns = [COLUMNS[name] for name in shown] + (["baseline,\nlast epoch", "gain"] if any(baselines.values()) else [])
+    columns = [COLUMNS[name] for name in shown] + (["baseline,\nlast epoch", "gain"] if any(beside.values()) else [])
     title = f"Test accuracy (%) on {result['dataset']}, {result['loss']}, seed {result['seed']}"
     made = table(title, ["peer"], columns)
     for key, peer in result["peers"].items():
         cells = [f"{key}: {peer['network']}", *(f"{peer[name]:.2f}" for name in shown)]
-        if baselines.get(key):
-            mean, count = statistics.mean(baselines[key]), len(baselines[key])
+        if beside.get(key):
+            mean, count = statistics.mean(beside[key]), len(beside[key])
             cells += [f"{mean:.2f}" + (f" (n={count})" if count > 1 else ""), f"{peer[HEADLINE] - mean:+.2f}"]
         made.add_row(*cells)
     return made

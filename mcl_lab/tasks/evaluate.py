@@ -32,7 +32,8 @@ def evaluate(config: DictConfig, *, checkpoint: Annotated[str, "not empty"], for
     restore(trained, "cohort", learners.cohort)
     restore(trained, "objective", learners.objective)
     batches = build.evaluation_batches(images, facts, run)
-    accuracies = accuracies_of(learners.cohort, learners.objective.ensembles, batches)
+    objective = learners.objective
+    accuracies = accuracies_of(learners.cohort, objective.ensembles, batches, beside=[objective])
     if format == "json":
         print(json.dumps({"dataset": data.name, "images": len(images), **accuracies}, indent=2))
     else:

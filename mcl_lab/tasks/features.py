@@ -21,7 +21,7 @@ from mcl_lab.tasks import build
 from mcl_lab.tasks.failures import in_one_line
 from mcl_lab.tasks.folders import output_folder, write_outputs
 from mcl_lab.tasks.screen import say, screen, table
-from mcl_lab.tasks.trained import data_of, networks_of, read_trained
+from mcl_lab.tasks.trained import data_of, networks_of, read_trained, tell_other_images
 
 BATCH = 256
 TEMPERATURE = 0.07  # of the neighbours' votes, as in Wu et al., CVPR 2018, and since
@@ -62,6 +62,7 @@ def features(
     for part, images in splits._asdict().items():
         for warning in build.left_out_warning(part, images):
             say(warning)
+    tell_other_images(trained, config, splits)
     train, test = splits
     if k > len(train):
         raise InputError("task.k", f"must be at most {len(train)}, the number of training images, not {k}")

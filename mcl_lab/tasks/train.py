@@ -5,12 +5,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
 from mcl_lab.config.compose import run_folder
-from mcl_lab.config.stored import FILE_NAME, to_yaml
+from mcl_lab.config.stored import FILE_NAME, read_config, to_yaml
 from mcl_lab.errors import InputError, Interrupted, RunFailed
+from mcl_lab.results.runs import read_result
 from mcl_lab.tasks import build
 from mcl_lab.tasks.closing import show_result
 from mcl_lab.tasks.failures import in_one_line
@@ -43,6 +45,7 @@ def train(config: DictConfig) -> None:
     folder, console = run_folder(config), screen()
     refuse_other_run(config, folder)
     if is_finished(folder):
+        refuse_other_images(config, folder)
         drop_steps(folder / "checkpoints")  # when it was ended before it could
         console.print(f"This run is finished. To train it again, delete {folder}", soft_wrap=True)
     else:
@@ -194,6 +197,21 @@ def take_up(trainer: Trainer, state: dict) -> None:
             f"the checkpoint of step {step} does not fit what this code builds from the run's config "
             f"({error}); train on with the code that wrote it"
         ) from error
+
+
+def refuse_other_images(config: DictConfig, folder: Path) -> None:
+    """Raise InputError when the images of a finished run were read elsewhere than these, and are others: where they are is not in
+    its key. Images that are not to be had now may be any."""
+    stored = read_config(folder, "hydra.run.dir").data
+    trained_on = ((read_result(folder) or {}).get("environment") or {}).get("data")
+    if stored == config.data or not trained_on:
+        return
+    try:
+        now = data_checksums(build.build_data(config.data, torch.device("cpu")).facts._asdict())
+    except InputError:
+        return
+    if any(trained_on.get(part) not in (None, checksum) for part, checksum in now.items()):
+        raise InputError("data.name", f"{folder} was trained on other images of this name; name these data.name=ANOTHER_NAME")
 
 
 def refuse_other_data(before: object, now: dict) -> None:

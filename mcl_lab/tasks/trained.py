@@ -11,7 +11,7 @@ from torch import nn
 
 from mcl_lab.config.compose import overrides, parse
 from mcl_lab.config.stored import FILE_NAME, read_config
-from mcl_lab.data.datasets import ImageSet
+from mcl_lab.data.datasets import ImageSet, Splits
 from mcl_lab.errors import InputError
 from mcl_lab.networks.portable import PortableNetwork
 from mcl_lab.networks.staged import StagedNetwork
@@ -95,6 +95,15 @@ def data_of(trained: Trained, config: DictConfig) -> DictConfig:
     return data
 
 
+def tell_other_images(trained: Trained, config: DictConfig, splits: Splits) -> None:
+    """Say so when the images are to be the run's own and are not: those in a folder may have changed since."""
+    if names_data(config) or trained.facts.test_checksum is None:
+        return
+    _, evaluated = build.parts_of(splits, trained.config.data.validation)
+    if build.checksum(*evaluated.values()) != trained.facts.test_checksum:
+        say(f"these are not the images that {trained.folder} was evaluated on: they have changed since, or were told otherwise")
+
+
 def names_data(config: DictConfig) -> bool:
     """Whether the command line names a data set."""
     return any(override.key_or_group in ("data", "experiment") for override in parse(overrides(config)))
@@ -103,9 +112,11 @@ def names_data(config: DictConfig) -> bool:
 def test_images(trained: Trained, config: DictConfig) -> tuple[DictConfig, ImageSet]:
     """`data_of` and its test images. Raises InputError, also when they are not of the classes of the training."""
     data = data_of(trained, config)
-    images = build.read_images(data).test
+    splits = build.read_images(data)
+    images = splits.test
     for warning in build.left_out_warning("test", images):
         say(warning)
+    tell_other_images(trained, config, splits)
     if images.classes != trained.facts.classes:
         of = f"{data.name} does not have the classes of {trained.config.data.name}"
         raise InputError("data", f"{of}, on which the networks were trained")

@@ -32,17 +32,17 @@ class StoreUnavailable(Exception):
 
 
 class RunFolders:
-    """The run folders in a folder, at any depth."""
+    """The run folders in a folder, at any depth, or where the pattern `below` finds their records."""
 
-    def __init__(self, root: Path | str):
-        self.root = Path(root)
+    def __init__(self, root: Path | str, *, below: str = f"**/{RECORD}"):
+        self.root, self.below = Path(root), below
 
     def __str__(self) -> str:
         return f"the run folders in {self.root}"
 
     def runs(self) -> list[RecordedRun]:
         """All of them, by the path of their folder; a damaged record is passed over."""
-        found = (_read(path.parent) for path in sorted(self.root.rglob(RECORD)))
+        found = (_read(path.parent) for path in sorted(self.root.glob(self.below)))
         return [run for run in found if run is not None]
 
     def epochs(self, place: str, wanted: Callable[[str], bool]) -> list[dict[str, Any]]:

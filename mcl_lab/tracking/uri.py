@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -11,6 +12,7 @@ from mcl_lab.tracking.secrets import QUERY
 
 USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 EXAMPLES = "sqlite:///FILE.db, http://HOST:PORT or another MLflow tracking URI"
+STORES = ("postgresql", "mysql", "mssql", "http", "https", "databricks")  # schemes besides SQLite's and those of plugins
 MOUNTS = Path("/proc/self/mountinfo")  # Linux only
 
 # File systems that several machines write to, by Linux's names of them. There the locks that SQLite relies on may be slow,
@@ -41,6 +43,8 @@ def stored_uri(uri: str) -> str:
     parts = _split(uri)
     if parts.scheme in ("http", "https") and not parts.hostname:
         raise InputError("tracking.uri", f"names no server: {EXAMPLES}")
+    if parts.scheme.partition("+")[0] not in (*STORES, *entry_points(group="mlflow.tracking_store").names):
+        raise InputError("tracking.uri", f"MLflow has no store for {parts.scheme}://; it needs a database or a server: {EXAMPLES}")
     if re.search(r"\s", uri) or "@" in parts.path + parts.query + parts.fragment:
         raise InputError("tracking.uri", "cannot be read: in a password write @ as %40, / as %2F, a blank as %20")
     if QUERY.search(uri):

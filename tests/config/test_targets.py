@@ -110,6 +110,7 @@ def test_class_attributes_are_inherited(stand_in):
         ("torch.nn.factory_kwargs", "is not a class"),
         ("stand_in.loads", "is not a class"),
         ("stand_in.imported", "does not exist"),
+        ("not_on_the_path.nets.Plain", "there is no package not_on_the_path"),
     ],
 )
 def test_what_is_not_there(stand_in, target, words):

@@ -283,5 +283,6 @@ WRONG_LATER = [
     (["task=evaluate", f"task.checkpoint={LONG}"], "task.checkpoint", ["there is no"]),
     (["task=evaluate", "task.checkpoint=$HOME"], "task.checkpoint", ["there is no $HOME"]),
     (["data=digits", "tracking.uri=mlruns"], "tracking.uri", ["sqlite:///FILE.db"]),
+    (["data=digits", "tracking.uri='postgres://host/runs'"], "tracking.uri", ["no store for postgres://"]),
     (["data=digits", "tracking.uri='http://host:port'"], "tracking.uri", ["is no URI"]),
 ]

@@ -106,6 +106,29 @@ def test_distillation(seed, temperature, weight):
         assert (ours != 0).any() == is_own_head  # the teachers, sums of all heads, are held fixed
 
 
+class PutsOut(nn.Module):
+    def __init__(self, losses):
+        super().__init__()
+        self.losses = losses
+
+    def forward(self, batch):
+        return self.losses
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        (torch.tensor(1.0), "a dict of scalar tensors, not a Tensor"),
+        ({"mine": 0.0}, "mine, which must be a scalar tensor and is a float"),
+        ({"mine": torch.ones(B)}, "mine, which must be a scalar tensor and is of shape (6,)"),
+    ],
+)
+def test_what_is_no_term_is_refused(losses, words):
+    with pytest.raises(InputError) as error:
+        Objective({"own": PutsOut(losses)})(*make_output())
+    assert error.value.key == "loss.own" and words in str(error.value)
+
+
 def test_distillation_of_itself_is_nothing():
     (_, logits), _ = make_output()
     assert distillation([logits[0][-1]], [logits[0][-1]], temperature=3.0).item() == pytest.approx(0, abs=1e-15)

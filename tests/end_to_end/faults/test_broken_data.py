@@ -288,6 +288,35 @@ def test_a_run_goes_on_without_the_images_it_left_out(tmp_path):
     assert status == 0 and "1 of 12 train images cannot be read and are left out: dogs/3dogs.png: " in text
 
 
+def test_other_images_of_the_same_name_are_another_run(tmp_path):
+    """A finished run's figures are not shown for them; wherever its own images are by now, they are."""
+    words = words_of(tmp_path / "birds")
+    cars = [word.replace("birds", "cars") for word in words]
+    words_of(tmp_path / "cars", train=7)
+    assert ended(tmp_path, *words)[0] == 0
+    folder = only_folder(tmp_path)
+    status, text = ended(tmp_path, *cars)
+    other = f"{folder.relative_to(tmp_path)} was trained on other images of this name; name these data.name=ANOTHER_NAME"
+    assert (status, text) == (2, f"mcl_lab: error: data.name: {other}\n")
+    for place in (shutil.copytree(tmp_path / "birds", tmp_path / "copied"), tmp_path / "gone"):
+        status, text = ended(tmp_path, *words, f"data.root={place}")
+        assert status == 0 and text.startswith("This run is finished.")
+    assert ended(tmp_path, *cars, "data.name=cars")[0] == 0 and len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_images_that_have_changed_since_are_told_of(tmp_path):
+    words = [*words_of(tmp_path / "data"), "data.validation=0.2"]
+    assert ended(tmp_path, *words)[0] == 0
+    evaluate = ["task=evaluate", f"task.checkpoint={only_folder(tmp_path)}"]
+    status, text = ended(tmp_path, *evaluate)
+    assert status == 0 and "these are not the images" not in text
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "data/test/dogs/0dogs.png")
+    status, text = ended(tmp_path, *evaluate)
+    assert status == 0 and f"mcl_lab: these are not the images that {only_folder(tmp_path)} was evaluated on" in text
+    status, text = ended(tmp_path, *evaluate, "data=imagefolder", f"data.root={tmp_path / 'data'}", "data.images.size=8")
+    assert status == 0 and "these are not the images" not in text  # they were asked for
+
+
 def test_images_on_a_read_only_disk(tmp_path):
     words = words_of(tmp_path / "data")
     os.chmod(tmp_path / "data", 0o755)
