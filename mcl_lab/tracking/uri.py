@@ -44,7 +44,7 @@ def stored_uri(uri: str) -> str:
     if parts.scheme in ("http", "https") and not parts.hostname:
         raise InputError("tracking.uri", f"names no server: {EXAMPLES}")
     if parts.scheme.partition("+")[0] not in (*STORES, *entry_points(group="mlflow.tracking_store").names):
-        raise InputError("tracking.uri", f"MLflow has no store for {parts.scheme}://; it needs a database or a server: {EXAMPLES}")
+        raise InputError("tracking.uri", f"MLflow has no store for {parts.scheme}://; it needs {EXAMPLES}")
     if re.search(r"\s", uri) or "@" in parts.path + parts.query + parts.fragment:
         raise InputError("tracking.uri", "cannot be read: in a password write @ as %40, / as %2F, a blank as %20")
     if QUERY.search(uri):
