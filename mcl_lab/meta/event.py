@@ -44,7 +44,7 @@ class MetaEvent:
         self.virtual_steps = dict(
             inner_steps=inner_steps, outer_steps=outer_steps, momentum=momentum, weight_decay=weight_decay
         )
-        self._draws = False  # whether the losses were seen to draw random numbers
+        self._draws = False  # whether the losses were seen to draw random numbers on a CUDA device
 
     def due(self, batch: int) -> bool:
         """Whether an event follows the update of this batch, counted from 0 in each epoch."""
@@ -85,7 +85,7 @@ class MetaEvent:
             try:
                 yield
                 drawn = any(not state.equal(torch.cuda.get_rng_state(one)) for one, state in zip(cuda, before, strict=True))
-                self._draws = self._draws or drawn or random.getstate() != of_python
+                self._draws = self._draws or drawn
             finally:
                 random.setstate(of_python)
                 numpy.random.set_state(of_numpy)

@@ -134,6 +134,28 @@ def test_of_jobs_that_start_together_one_unpacks_and_the_others_wait(archive, tm
     assert len(unpacked) == 1
 
 
+def test_of_jobs_that_fail_one_tries_at_a_time(archive, tmp_path, monkeypatch):
+    """Also when one comes while another takes over from the first."""
+    (tmp_path / archive.filename).write_bytes(archive.content)
+    trying, at_once = [], []
+
+    def fails(*args, **kwargs):
+        trying.append(args)
+        at_once.append(len(trying))
+        time.sleep(0.05)
+        trying.pop()
+        raise tarfile.ReadError("no disk")
+
+    def load(_):
+        with pytest.raises(InputError, match="cannot be unpacked"):
+            archive.load(str(tmp_path), archive.checksums)
+
+    monkeypatch.setattr(tarfile, "open", fails)
+    with ThreadPoolExecutor(2) as jobs:
+        list(jobs.map(load, range(8)))
+    assert at_once == [1] * 8
+
+
 def test_no_network_says_which_file_to_put_where(archive, tmp_path, attempts):
     root = tmp_path / "not" / "yet"
     with pytest.raises(InputError) as error:
