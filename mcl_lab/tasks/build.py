@@ -24,6 +24,7 @@ from mcl_lab.losses.objective import Objective
 from mcl_lab.losses.term import LossInput
 from mcl_lab.networks.cohort import Cohort
 from mcl_lab.networks.staged import StagedNetwork
+from mcl_lab.tasks.failures import is_out_of_memory
 from mcl_lab.training.memory import keep_freed_memory
 
 FUSED = {f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")}  # that update all parameters by a kernel or a few
@@ -334,7 +335,7 @@ def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_
             output = cohort(images)
         except (RuntimeError, ValueError) as error:
             own = [peer.network for peer in cohort.peers.values() if not type(peer.network).__module__.startswith("mcl_lab.")]
-            if own or isinstance(error, torch.OutOfMemoryError):  # where somebody's own breaks, the traceback tells
+            if own or is_out_of_memory(error):  # where somebody's own breaks, the traceback tells
                 raise
             size = "{}x{}".format(*images.shape[2:])
             raise InputError("pair.peers", f"a network cannot take images of {size}: {error}") from error

@@ -30,7 +30,7 @@ def in_one_line(config: DictConfig, folder: Path) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise RunFailed(_memory_line(config)) from error
     except OSError as error:
@@ -41,7 +41,8 @@ def in_one_line(config: DictConfig, folder: Path) -> Iterator[None]:
         raise RunFailed(f"{folder}: {reason}; {remedy} the same command goes on from what is whole") from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that there is no more memory, in the words of PyTorch, CUDA, oneDNN or Python."""
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
         return True
     return bool(_PERHAPS_OUT_OF_MEMORY.search(str(error))) and not _system_gives(_LITTLE)

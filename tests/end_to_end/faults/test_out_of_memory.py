@@ -109,6 +109,23 @@ def test_other_ways_of_saying_so(what, tmp_path):
     assert "Traceback" in (only_folder(tmp_path) / "run.log").read_text()  # where it happened
 
 
+def without_a_start(cwd, arguments):
+    """A run that finds a GPU full when it tries its networks."""
+    from mcl_lab.networks.cohort import Cohort
+
+    def forward(cohort, images):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    Cohort.forward = forward
+    main_in(cwd, arguments, "errors.txt")
+
+
+def test_before_the_first_step(tmp_path):
+    """It is not taken for images that the networks cannot take."""
+    assert fork(without_a_start, tmp_path, QUIET) == 1
+    assert_said_in_one_line(tmp_path)
+
+
 def test_onednn_that_cannot_for_another_reason(tmp_path):
     assert fork(refused, "onednn, with memory", tmp_path, QUIET) == 1
     errors = (tmp_path / "errors.txt").read_text()
