@@ -78,10 +78,10 @@ def signature_of(key: str, target: str) -> Signature:
     """What an allowed `target` takes. Raises InputError(KEY._target_) when there is no such class or function."""
     package, _, name = target.rpartition(".")
     found = _find(package, name)
-    if found is None and importlib.util.find_spec(target.partition(".")[0]) is None:
-        top = target.partition(".")[0]
-        raise InputError(f"{key}._target_", f"there is no package {top} to be imported; PYTHONPATH names the folder it lies in")
     if found is None:
+        top = target.partition(".")[0]
+        if importlib.util.find_spec(top) is None:
+            raise InputError(f"{key}._target_", f"there is no package {top}; put the folder it lies in into PYTHONPATH")
         raise InputError(f"{key}._target_", f"{target} does not exist{nearest(target, _neighbours(package))}")
     module, definition = found
     # A name that a module merely imports from elsewhere would get past the list of allowed packages.

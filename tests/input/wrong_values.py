@@ -46,6 +46,7 @@ WRONG_VALUES = [
     (["config_version=2"], "config_version", ["newer than this code"]),
     (["loss.mutual_contrastive.temperature=0"], "loss.mutual_contrastive.temperature", ["> 0"]),
     (["loss.logit_distillation.temperature=0"], "loss.logit_distillation.temperature", ["> 0"]),
+    (["loss.classification.weight={_target_: torch.nn.ReLU}"], "loss.classification.weight._target_", ["plain values"]),
     (["loss.mutual_contrastive.icl=-0.1"], "loss.mutual_contrastive.icl", [">= 0"]),
     (["loss.meta_event.every=0"], "loss.meta_event.every", [">= 1"]),
     (["loss.branches=maybe"], "loss.branches", ["true or false"]),
