@@ -20,6 +20,6 @@ def load(path: str | PathLike, peer: str | None = None) -> "PortableNetwork":
     the images itself; see `PortableNetwork` for its attributes and `embeddings`. No code that is in the files runs.
     Raises ValueError, in one line, for what cannot be read, is damaged, or names what is not allowed.
     """
-    from mcl_lab.tasks.portable import load
+    from mcl_lab.export.card import load
 
     return load(path, peer)

@@ -1,5 +1,4 @@
-"""The errors that end a program, each with its exit status, and what may be shown of a text; the one file that every room may
-import."""
+"""The errors that end a program, each with its exit status."""
 
 
 class InputError(Exception):
@@ -27,8 +26,3 @@ class Interrupted(RunFailed):
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.status = 128 + signal_number
-
-
-def plain_text(text: str) -> str:
-    """One line without characters that a terminal obeys or nobody sees."""
-    return "".join(letter if letter.isprintable() else " " if letter.isspace() else "?" for letter in text)

@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+pytest_plugins = ["journals"]
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # what tests compute is too small to share out
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as run.py does
 

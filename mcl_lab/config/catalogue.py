@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import yaml
 
-from mcl_lab.config.aliases import refuse_multiplied
 from mcl_lab.config.compose import CONF, options
 from mcl_lab.config.sweeps import SWEEPS
+from mcl_lab.config.yaml_aliases import refuse_multiplied
 
 GROUPS = {
     "task": "what to do",

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mcl_lab.config.check import SEE_ALL, SWEEPER_UNUSED, arguments, unknown_key
-from mcl_lab.config.kept import KeptFiles
+from mcl_lab.config.files import KeptFiles
 from mcl_lab.config.key import run_name
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, resolve, unresolved

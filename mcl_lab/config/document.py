@@ -13,7 +13,7 @@ import yaml
 
 from mcl_lab.config import schema
 from mcl_lab.config.catalogue import GROUPS, KINDS, Option, catalogue, default_options, kind_of_pair
-from mcl_lab.config.commented import Entry, entries
+from mcl_lab.config.comments import Entry, entries
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.sweeps import expand
 from mcl_lab.config.targets import signature_of

@@ -10,13 +10,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mcl_lab.config.aliases import refuse_multiplied
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import is_group, overrides, parse
 from mcl_lab.config.key import TRAINER_KEYS, differences, key_config
 from mcl_lab.config.plain import leaves, plain
 from mcl_lab.config.schema import add_defaults
 from mcl_lab.config.targets import TRAIN
+from mcl_lab.config.yaml_aliases import refuse_multiplied
 from mcl_lab.errors import InputError
 
 FILE_NAME = "config.yaml"

@@ -17,9 +17,9 @@ from pathlib import Path
 import yaml
 from hydra.core.override_parser.types import Glob, Override
 
-from mcl_lab.config.aliases import refuse_multiplied
 from mcl_lab.config.compose import CONF, options, parse
 from mcl_lab.config.nearest import nearest
+from mcl_lab.config.yaml_aliases import refuse_multiplied
 from mcl_lab.errors import InputError
 
 SWEEPS = CONF.parent / "sweeps"

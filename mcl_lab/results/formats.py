@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mcl_lab.errors import plain_text
+from mcl_lab.host.text import plain_text
 from mcl_lab.results.report import Line, Row, Section, Table
 from mcl_lab.results.rows import Sample
 

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 import torch
 from omegaconf import DictConfig
 
+from mcl_lab.assembly.rehearsal import Subject
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import compose, overrides, run_folder
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import InputError
-from mcl_lab.tasks.cost_table import cost_table
-from mcl_lab.tasks.failures import in_one_line
-from mcl_lab.tasks.measured import Subject
-from mcl_lab.tasks.screen import screen
+from mcl_lab.host.screen import screen
+from mcl_lab.runs.failures import in_one_line
+from mcl_lab.terminal.costs import cost_table
 
 
 def benchmark(

@@ -8,10 +8,11 @@ from typing import Annotated
 from omegaconf import DictConfig
 
 from mcl_lab.config.stored import read_config
-from mcl_lab.errors import InputError, plain_text
-from mcl_lab.tasks.folders import is_untrained, run_folders
-from mcl_lab.tracking.journal import is_finished
-from mcl_lab.tracking.lock import is_held
+from mcl_lab.errors import InputError
+from mcl_lab.host.text import plain_text
+from mcl_lab.runs.folders import is_untrained, run_folders
+from mcl_lab.runs.journal import is_finished
+from mcl_lab.runs.lock import is_held
 
 
 def clean(config: DictConfig, *, runs: Annotated[str, "not empty"] = "runs", delete: bool = False) -> None:

@@ -5,10 +5,12 @@ from typing import Annotated, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from mcl_lab.assembly.data import evaluation_batches
+from mcl_lab.assembly.device import device_of, use_device
+from mcl_lab.assembly.learners import build_learners
+from mcl_lab.assembly.restore import read_trained, restore, test_images
 from mcl_lab.config.key import TRAINER_KEYS
-from mcl_lab.tasks import build
-from mcl_lab.tasks.screen import screen, table
-from mcl_lab.tasks.trained import read_trained, restore, test_images
+from mcl_lab.host.screen import screen, table
 from mcl_lab.training.evaluation import evaluate as accuracies_of
 
 
@@ -23,15 +25,15 @@ def evaluate(config: DictConfig, *, checkpoint: Annotated[str, "not empty"], for
     run, facts = trained.config, trained.facts
     computed_as = {name: run.trainer[name] for name in TRAINER_KEYS}  # in the run's own precision
     run.trainer = OmegaConf.merge(config.trainer, computed_as)
-    if run.trainer.precision == "tf32" and build.device_of(run.trainer).type == "cpu":
+    if run.trainer.precision == "tf32" and device_of(run.trainer).type == "cpu":
         run.trainer.precision = "float32"  # of which tf32 is the faster, coarser form
-    device = build.use_device(run.trainer)
+    device = use_device(run.trainer)
     data, images = test_images(trained, config)
     images = images.to(device)
-    learners = build.build_learners(run, len(facts.classes), device, images.images.shape[-2:])
+    learners = build_learners(run, len(facts.classes), device, images.images.shape[-2:])
     restore(trained, "cohort", learners.cohort)
     restore(trained, "objective", learners.objective)
-    batches = build.evaluation_batches(images, facts, run)
+    batches = evaluation_batches(images, facts, run)
     objective = learners.objective
     accuracies = accuracies_of(learners.cohort, objective.ensembles, batches, beside=[objective])
     if format == "json":

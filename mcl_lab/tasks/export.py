@@ -4,33 +4,25 @@ B batch, C classes, N images.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
-import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
+from mcl_lab.assembly.device import use_device
+from mcl_lab.assembly.restore import networks_of, read_trained
 from mcl_lab.config.key import file_name
-from mcl_lab.data.datasets import ImageSet
-from mcl_lab.errors import InputError, RunFailed
-from mcl_lab.networks.cohort import Peer
+from mcl_lab.errors import InputError
+from mcl_lab.export.card import as_text, card_of, weights_of
+from mcl_lab.export.comparison import as_trained, compared, subject_of
+from mcl_lab.export.models import logged
+from mcl_lab.export.programs import onnx_of, pt2_of, refuse_missing, traced, what_lacks
+from mcl_lab.host.screen import say, screen, table
 from mcl_lab.networks.portable import PortableNetwork
-from mcl_lab.tasks import build
-from mcl_lab.tasks.failures import in_one_line
-from mcl_lab.tasks.folders import output_folder, write_outputs
-from mcl_lab.tasks.portable import as_text, card_of, network_of, weights_of
-from mcl_lab.tasks.programs import Computing, onnx_of, pt2_of, refuse_missing, run_onnx, run_pt2, traced, what_lacks
-from mcl_lab.tasks.screen import say, screen, table
-from mcl_lab.tasks.trained import Trained, data_of, names_data, networks_of, read_trained, test_images
-from mcl_lab.tracking.delivery import NOT_INSTALLED, one_line
-from mcl_lab.training.checkpoints import checksum_of_weights
+from mcl_lab.runs.failures import in_one_line
+from mcl_lab.runs.folders import output_folder, write_outputs
 
 FORMATS = ("safetensors", "onnx", "pt2")
-NOISE = 64  # images
-BATCH = 256
-TOLERANCE = 1e-3  # of logits, relative to the largest: rounding is a hundredth of it
 
 
 def export(
@@ -67,7 +59,7 @@ def export(
     stems = {key: f"{key}-{file_name(trained.config.pair.peers[key].name)}" for key in networks}
     all_names = [f"{stem}.{kind}" for stem in stems.values() for kind in ("json", *FORMATS)]
     place = output_folder(trained.folder, "export", folder, all_names)
-    build.use_device(OmegaConf.merge(config.trainer, {"device": "cpu", "precision": "float32", "graphs": False}))
+    use_device(OmegaConf.merge(config.trainer, {"device": "cpu", "precision": "float32", "graphs": False}))
     subject = subject_of(trained, config, images)
 
     contents, rows, models, expected = {}, [], {}, {}
@@ -104,35 +96,6 @@ def export(
         console.print(f"{names[key]} in MLflow: mlflow.pytorch.load_model({address!r})", soft_wrap=True)
 
 
-class Subject(NamedTuple):
-    """What the networks are compared on."""
-
-    images: ImageSet
-    labelled: bool
-    words: str
-
-
-def subject_of(trained: Trained, config: DictConfig, count: int | None) -> Subject:
-    """So many test images, or noise. Raises InputError for a data set that the command line names and that cannot be had,
-    or is of other classes."""
-    if count != 0:
-        try:
-            data, images = test_images(trained, config)
-        except InputError as error:
-            if names_data(config):
-                raise
-            say(f"compared on noise, as the test images cannot be had: {error}")
-        else:
-            total, count = len(images), min(count or len(images), len(images))
-            chosen = images.subset(torch.arange(count) * total // count)
-            part = f"{count:,} of {total:,}" if count < total else f"{total:,}"
-            return Subject(chosen, True, f"{part} test images of {data.name}")
-    side = data_of(trained, config).images.get("size", 32)
-    noise = torch.randint(256, (NOISE, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.zeros(NOISE, dtype=torch.int64)
-    return Subject(ImageSet(noise, labels, trained.facts.classes), False, f"{NOISE} images of noise, {side} x {side}")
-
-
 def files_of(
     network: PortableNetwork, stem: str, formats: Sequence[str], image_size: tuple[int, int]
 ) -> dict[str, bytes]:
@@ -144,81 +107,3 @@ def files_of(
     return {f"{stem}.{name}": content for name, content in made.items()}
 
 
-def compared(expected: Tensor, card: dict, files: Mapping[str, bytes], subject: Subject) -> list[dict]:
-    """A row for the network as it was trained, with logits `expected` (N, C), and for each file of it.
-
-    Raises RunFailed for a file that computes something else.
-    """
-    rows = [{"file": None, "bytes": None, "top1": _top1(expected, subject), "max_difference": None}]
-    for name, content in files.items():
-        computing = _loaded_back(name, content, card)
-        row = {"file": name, "bytes": len(content), "top1": None, "max_difference": None}
-        if computing is None:
-            say(f"{name} was not run, without onnxruntime: pip install onnxruntime")
-        else:
-            logits, difference = refuse_other(name, computing, expected, subject)
-            row |= {"top1": _top1(logits, subject), "max_difference": difference}
-        rows.append(row)
-    return rows
-
-
-def logged(
-    run: Path,
-    networks: Mapping[str, PortableNetwork],
-    stems: Mapping[str, str],
-    expected: Mapping[str, Tensor],
-    subject: Subject,
-) -> dict[str, str]:
-    """Each peer's network as a model of its run in MLflow, by address.
-
-    run: its folder. stems: the models' names, and expected: the logits (N, C), by peer.
-    Raises InputError without MLflow, and RunFailed when it fails or gives something else back.
-    """
-    try:
-        from mcl_lab.tracking.mlflow_models import MlflowException, RunModels  # costs seconds
-    except ImportError as error:
-        raise InputError("task.mlflow", NOT_INSTALLED) from error
-    try:
-        models, found = RunModels(run), {}
-        for key, network in networks.items():
-            weights = checksum_of_weights({key: network.network.state_dict()})
-            size = tuple(subject.images.images.shape[-2:])
-            found[key] = models.log(stems[key], network, size, len(network.classes), weights)
-            refuse_other(found[key], models.load(found[key]), expected[key], subject)
-    except MlflowException as error:
-        raise RunFailed(f"not logged to MLflow: {one_line(error)}") from error
-    return found
-
-
-def refuse_other(name: str, computing: Computing, expected: Tensor, subject: Subject) -> tuple[Tensor, float]:
-    """The logits (N, C) that something computes, and how much they differ at most. Raises RunFailed when they are others."""
-    with torch.inference_mode():
-        logits = torch.cat([computing(batch.float() / 255) for batch in subject.images.images.split(BATCH)])
-    difference = float((logits - expected).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise RunFailed(f"{name} computes other logits than the network, by {difference:.1e}")
-    return logits, difference
-
-
-def as_trained(trained: Trained, network: PortableNetwork, subject: Subject) -> Tensor:
-    """Logits (N, C) as training and evaluation compute them."""
-    peer = Peer(network.network, branches=False).eval()
-    batches = build.evaluation_batches(subject.images, trained.facts, trained.config)
-    with torch.inference_mode():
-        return torch.cat([peer(images)[1][-1] for images, _ in batches])
-
-
-def _loaded_back(name: str, content: bytes, card: dict) -> Computing | None:
-    match name.rpartition(".")[2]:
-        case "safetensors":
-            computing = network_of(card, content)
-        case "pt2":
-            computing = run_pt2(content)
-        case "onnx":
-            computing = run_onnx(content)
-    return computing and torch.inference_mode()(computing)
-
-
-def _top1(logits: Tensor, subject: Subject) -> float | None:
-    """Accuracy in %; None without labels."""
-    return float(100 * (logits.argmax(-1) == subject.images.labels).double().mean()) if subject.labelled else None

@@ -5,7 +5,6 @@ N images, D embedding width, C classes.
 
 import io
 import json
-import warnings
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,18 +12,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from mcl_lab.assembly.data import left_out_warning, read_images
+from mcl_lab.assembly.device import use_device
+from mcl_lab.assembly.restore import data_of, networks_of, read_trained, tell_other_images
 from mcl_lab.config.key import file_name
 from mcl_lab.data.datasets import ImageSet
 from mcl_lab.errors import InputError
+from mcl_lab.host.screen import say, screen, table
 from mcl_lab.networks.portable import PortableNetwork
-from mcl_lab.tasks import build
-from mcl_lab.tasks.failures import in_one_line
-from mcl_lab.tasks.folders import output_folder, write_outputs
-from mcl_lab.tasks.screen import say, screen, table
-from mcl_lab.tasks.trained import data_of, networks_of, read_trained, tell_other_images
+from mcl_lab.runs.failures import in_one_line
+from mcl_lab.runs.folders import output_folder, write_outputs
+from mcl_lab.training.probes import knn_accuracy, probe_accuracy
 
 BATCH = 256
-TEMPERATURE = 0.07  # of the neighbours' votes, as in Wu et al., CVPR 2018, and since
 
 
 def features(
@@ -57,10 +57,10 @@ def features(
     names = {key: trained.config.pair.peers[key].name for key in networks}
     files = {key: f"{key}-{file_name(name)}-{file_name(data.name)}.npz" for key, name in names.items()}
     place = output_folder(trained.folder, "features", folder, files.values())
-    device = build.use_device(OmegaConf.merge(config.trainer, {"precision": "float32"}))
-    splits = build.read_images(data)
+    device = use_device(OmegaConf.merge(config.trainer, {"precision": "float32"}))
+    splits = read_images(data)
     for part, images in splits._asdict().items():
-        for warning in build.left_out_warning(part, images):
+        for warning in left_out_warning(part, images):
             say(warning)
     tell_other_images(trained, config, splits)
     train, test = splits
@@ -114,36 +114,6 @@ def npz_of(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
-
-
-def knn_accuracy(arrays: dict[str, np.ndarray], k: int) -> float:
-    """Accuracy (%) of the vote of the k nearest training embeddings by cosine, of weight exp(cosine / TEMPERATURE)."""
-    from sklearn.neighbors import KNeighborsClassifier  # seconds to import
-
-    def weights(distances):  # 1 - cosine
-        return np.exp(-distances / TEMPERATURE)
-
-    neighbours = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=weights)
-    neighbours.fit(arrays["train_embeddings"], arrays["train_labels"])
-    return 100 * float(neighbours.score(arrays["test_embeddings"], arrays["test_labels"]))
-
-
-def probe_accuracy(arrays: dict[str, np.ndarray], inverse_regularisation: float, iterations: int, whose: str) -> float:
-    """Accuracy (%) of a linear classifier trained on standardised training embeddings; says when it was stopped before
-    it converged. whose: for that."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=inverse_regularisation, max_iter=iterations))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        probe.fit(arrays["train_embeddings"], arrays["train_labels"])
-    if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
-        remedy = f"raise task.probe_iterations={iterations}, or lower task.probe_c"
-        say(f"{whose}: the linear probe has not converged; {remedy}")
-    return 100 * float(probe.score(arrays["test_embeddings"], arrays["test_labels"]))
 
 
 def own_head_accuracy(network: PortableNetwork, arrays: dict[str, np.ndarray]) -> float:

@@ -11,8 +11,9 @@ from rich.console import Console
 from mcl_lab.config.catalogue import GROUPS, KINDS, Option, catalogue, default_options, kind_of_pair
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.sweeps import expand
-from mcl_lab.errors import InputError, plain_text
-from mcl_lab.tasks.screen import screen, table
+from mcl_lab.errors import InputError
+from mcl_lab.host.screen import screen, table
+from mcl_lab.host.text import plain_text
 
 
 def list(

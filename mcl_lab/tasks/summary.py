@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from omegaconf import DictConfig
 
+from mcl_lab.assembly.learners import build_network
+from mcl_lab.host.screen import screen, table
 from mcl_lab.networks.cohort import Peer
 from mcl_lab.networks.summary import multi_adds, parameters
-from mcl_lab.tasks import build
-from mcl_lab.tasks.screen import screen, table
 
 
 def summary(
@@ -40,7 +40,7 @@ def summary(
 
 
 def _counts(node: DictConfig, key: str, num_classes: int, image_size: int) -> dict[str, str | int]:
-    network = build.build_network(node, key, num_classes)
+    network = build_network(node, key, num_classes)
     peer = Peer(network, branches=True)
     return {
         "network": node.name,

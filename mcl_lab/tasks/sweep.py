@@ -11,16 +11,16 @@ from mcl_lab.config.check import check
 from mcl_lab.config.stored import parse_config
 from mcl_lab.config.targets import SLURM, TRAIN
 from mcl_lab.errors import InputError
+from mcl_lab.host.files import read_json
+from mcl_lab.host.screen import screen
+from mcl_lab.host.uri import stored_uri
 from mcl_lab.launch.ledger import FILE_NAME, Ledger
 from mcl_lab.launch.slurm import cancel, require_slurm
-from mcl_lab.tasks.folders import sweep_folder
-from mcl_lab.tasks.launching import CONFIGS, launch
-from mcl_lab.tasks.screen import screen
-from mcl_lab.tasks.standings import ledger_of
-from mcl_lab.tasks.sweep_record import is_launching, settle, states_in
-from mcl_lab.tasks.sweep_screen import as_json, follow, show_sweep
-from mcl_lab.tracking.files import read_json
-from mcl_lab.tracking.uri import stored_uri
+from mcl_lab.runs.folders import sweep_folder
+from mcl_lab.sweeping.launch import CONFIGS, launch
+from mcl_lab.sweeping.record import is_launching, settle, states_in
+from mcl_lab.sweeping.standings import ledger_of
+from mcl_lab.terminal.sweep import as_json, follow, show_sweep
 
 
 def sweep(

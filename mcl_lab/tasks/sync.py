@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from mcl_lab.errors import InputError, RunFailed, plain_text
+from mcl_lab.errors import InputError, RunFailed
+from mcl_lab.host.files import exclusive
+from mcl_lab.host.text import plain_text
+from mcl_lab.runs.journal import RECORD, read_record
+from mcl_lab.runs.records import is_running
 from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, note_failure, one_line
-from mcl_lab.tracking.files import exclusive
-from mcl_lab.tracking.journal import RECORD, read_record
-from mcl_lab.tracking.passes import load_deliver, load_known_ids
-from mcl_lab.tracking.recorded import is_running
+from mcl_lab.tracking.mlflow_calls import load_deliver, load_known_ids
 from mcl_lab.tracking.system import samples_left
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mcl_lab.tracking.files import exclusive, has_types, read_json, write_json
-from mcl_lab.tracking.journal import DELIVERY, KIND_TAG, SWEEP_TAG, read_record, read_status
-from mcl_lab.tracking.secrets import without_secrets
+from mcl_lab.host.files import exclusive, has_types, read_json, write_json
+from mcl_lab.host.secrets import without_secrets
+from mcl_lab.runs.journal import DELIVERY, KIND_TAG, SWEEP_TAG, last_word, read_record, read_status, started_ms
 
 SENDER_LOCK = "sender.lock"  # held by whoever delivers
 NOT_INSTALLED = "MLflow is not installed: pip install mlflow"
@@ -86,27 +86,6 @@ def is_delivered(folder: Path | str, *, vanished: bool = False) -> bool:
     delivery = read_delivery(folder, record)
     delivered = (delivery["state"], delivery["started_ms"], delivery["parent"])
     return state is not None and delivered == (state, started_ms(status), record["parent"])
-
-
-def end_state(status: dict[str, Any] | None, vanished: bool) -> str | None:
-    """How a run ended: finished, failed, interrupted or vanished; None while it runs, or has yet to say so.
-
-    None as well for a sweep that was submitted: nobody's process stands for it, so that none can vanish.
-    """
-    state = last_word(status, vanished)
-    return None if state == "submitted" else state
-
-
-def last_word(status: dict[str, Any] | None, vanished: bool) -> str | None:
-    """What the process that wrote `status` leaves behind, its `end_state` or submitted; None while it may say more."""
-    if status is None or status["state"] == "running":
-        return "vanished" if vanished else None
-    return status["state"]
-
-
-def started_ms(status: dict[str, Any] | None) -> int | None:
-    """What tells one attempt at a run from the next; None when it died before its first word."""
-    return status and status["started_ms"]
 
 
 def wait_delivered(folder: Path | str, seconds: float) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from mcl_lab.errors import RunFailed
+from mcl_lab.host.uri import connectable_uri
+from mcl_lab.runs.journal import read_record
 from mcl_lab.tracking.delivery import read_delivery
-from mcl_lab.tracking.journal import read_record
 from mcl_lab.tracking.mlflow_store import KEY_TAG  # sets MLflow up
-from mcl_lab.tracking.uri import connectable_uri
 
 import mlflow.pytorch  # isort: skip
 from mlflow import MlflowClient  # isort: skip

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mcl_lab.tracking.delivery import one_line
-from mcl_lab.tracking.journal import KIND_TAG
+from mcl_lab.runs.journal import KIND_TAG
 from mcl_lab.tracking.mlflow_store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG, one_at_a_time
-from mcl_lab.tracking.recorded import RecordedRun, StoreUnavailable, final_figures
+from mcl_lab.runs.records import RecordedRun, StoreUnavailable, final_figures
 from mcl_lab.tracking.system import PREFIX
-from mcl_lab.tracking.uri import connectable_uri, credentials, sqlite_file, stored_uri
+from mcl_lab.host.uri import connectable_uri, credentials, sqlite_file, stored_uri
 
 from mlflow import MlflowClient  # after mlflow_store, which sets it up  # isort: skip
 from mlflow.entities import Run, ViewType  # isort: skip

@@ -14,12 +14,23 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from mcl_lab.tracking.delivery import is_delivered, last_word, read_delivery, started_ms, write_delivery
-from mcl_lab.tracking.files import exclusive, read_json
-from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, SWEEP_TAG, Damaged, read_epochs, read_record, read_status
-from mcl_lab.tracking.lock import LOCK
+from mcl_lab.host.files import exclusive, read_json
+from mcl_lab.host.uri import connectable_uri, sqlite_file
+from mcl_lab.runs.journal import (
+    METRICS,
+    RECORD,
+    STATUS,
+    SWEEP_TAG,
+    Damaged,
+    last_word,
+    read_epochs,
+    read_record,
+    read_status,
+    started_ms,
+)
+from mcl_lab.runs.lock import LOCK
+from mcl_lab.tracking.delivery import is_delivered, read_delivery, write_delivery
 from mcl_lab.tracking.system import Point, carry_samples
-from mcl_lab.tracking.uri import connectable_uri, sqlite_file
 
 
 def _configure_mlflow() -> None:
@@ -37,10 +48,10 @@ def _configure_mlflow() -> None:
 
 _configure_mlflow()
 
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID  # noqa: E402
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
 RUN_LOCK = "mlflow.lock"  # held by whoever looks a run up to make it when it is not there

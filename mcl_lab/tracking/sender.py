@@ -20,15 +20,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from mcl_lab.errors import RunFailed
-from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, last_word, note_failure, one_line
-from mcl_lab.tracking.files import exclusive
-from mcl_lab.tracking.journal import METRICS, RECORD, STATUS, read_record, read_status
-from mcl_lab.tracking.left_behind import deliver_left_behind
-from mcl_lab.tracking.passes import LONGEST_PASS, load_deliver
-from mcl_lab.tracking.processes import is_alive, process_start, search_path, this_host
-from mcl_lab.tracking.secrets import without_secrets
+from mcl_lab.host.files import exclusive
+from mcl_lab.host.processes import is_alive, process_start, search_path, this_host
+from mcl_lab.host.secrets import without_secrets
+from mcl_lab.host.uri import credentials
+from mcl_lab.runs.journal import METRICS, RECORD, STATUS, last_word, read_record, read_status
+from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, note_failure, one_line
+from mcl_lab.tracking.leftovers import deliver_left_behind
+from mcl_lab.tracking.mlflow_calls import LONGEST_PASS, load_deliver
 from mcl_lab.tracking.system import Sampler, samples_left
-from mcl_lab.tracking.uri import credentials
 
 LOG = "sender.log"
 POLL = 1.0  # seconds between two looks at the run folder

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mcl_lab.errors import InputError
+from mcl_lab.host.files import has_types
+from mcl_lab.runs.journal import read_record
 from mcl_lab.tracking.delivery import one_line, read_delivery, write_delivery
-from mcl_lab.tracking.files import has_types
-from mcl_lab.tracking.journal import read_record
 
 SAMPLES = "system.jsonl"
 PREFIX = "system/"  # of names; MLflow shows what begins so in a tab of its own

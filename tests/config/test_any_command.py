@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_any_value import KEYS, VALUES
 
-import run
+from mcl_lab import cli
 from mcl_lab.config.compose import compose
 from mcl_lab.config.plain import leaves, plain
 from mcl_lab.config.stored import to_yaml
@@ -54,7 +54,7 @@ def outcome(calls, empty_folder, capsys, monkeypatch):
         before, files = len(calls), sorted(Path().rglob("*"))
         capsys.readouterr()
         try:
-            status = run.main(list(arguments))
+            status = cli.main(list(arguments))
         except SystemExit as end:  # of Hydra's, when it has answered
             assert answers
             status = end.code

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import run
+from mcl_lab import cli
 from mcl_lab.config.compose import compose
 from mcl_lab.config.plain import leaves, plain
 
@@ -26,7 +26,7 @@ VALUES = [
 @given(prefix=st.sampled_from(["", "+", "++", "~"]), key=st.sampled_from(KEYS), value=st.sampled_from(VALUES))
 def test_refused_or_called(calls, empty_folder, capsys, prefix, key, value):
     before = len(calls)
-    status = run.main(["task._target_=stand_in_tasks.record", "hydra.run.dir=runs/x", f"{prefix}{key}={value}"])
+    status = cli.main(["task._target_=stand_in_tasks.record", "hydra.run.dir=runs/x", f"{prefix}{key}={value}"])
     error = capsys.readouterr().err
     if status == 2:
         assert error.startswith("mcl_lab: error: ") and error.count("\n") == 1 and len(calls) == before

@@ -10,14 +10,14 @@ import time
 
 import pytest
 import yaml
-from runs import heavy_imports
+from training_runs import RUN, heavy_imports
 
-import run
+from mcl_lab import cli
 from mcl_lab.config.catalogue import GROUPS, HIDDEN, catalogue, default_options, first_line, kind_of_pair
-from mcl_lab.config.commented import Entry, entries
+from mcl_lab.config.comments import Entry, entries
 from mcl_lab.config.compose import CONF
-from mcl_lab.config.help import help_text
 from mcl_lab.config.sweeps import SWEEPS, expand
+from mcl_lab.terminal.help import help_text
 
 FILES = sorted([*CONF.rglob("*.yaml"), *SWEEPS.glob("*.yaml")])
 
@@ -59,7 +59,7 @@ def listed(capsys):
     """listed(*arguments): what task=list prints as JSON."""
 
     def call(*arguments):
-        assert run.main(["task=list", "task.format=json", *arguments]) == 0
+        assert cli.main(["task=list", "task.format=json", *arguments]) == 0
         return json.loads(capsys.readouterr().out)
 
     return call
@@ -93,9 +93,9 @@ def test_help_abbreviates_with_the_count():
 
 @pytest.mark.parametrize("arguments", examples(), ids=" ".join)
 def test_the_commands_in_the_help_are_right(arguments):
-    flags = run.parse(arguments)
-    names, others = run.split_names(flags.overrides)
-    configs = run.all_checked(expand(names, others))
+    flags = cli.parse(arguments)
+    names, others = cli.split_names(flags.overrides)
+    configs = cli.all_checked(expand(names, others))
     assert len(configs) == {"-m": 6, "+sweeps=paper": 27}.get(arguments[0], 1)
 
 
@@ -106,13 +106,13 @@ def test_the_help_of_a_process_takes_no_time_and_no_torch(tmp_path):
         assert done.returncode == 0 and done.stderr == ""
         return time.perf_counter() - start, done.stdout
 
-    seconds_taken, shown = min(seconds(run.__file__, "--help", "no.such=key") for _ in range(3))
+    seconds_taken, shown = min(seconds(RUN, "--help", "no.such=key") for _ in range(3))
     assert shown == f"{help_text()}\n" and not list(tmp_path.iterdir())
     assert seconds_taken < min(seconds("-c", "import hydra") for _ in range(3))[0] + 0.5
 
 
 def test_help_shows_options_of_ones_own(own_folder, capsys):
-    assert run.main(["--help", f"--config-dir={own_folder}"]) == 0
+    assert cli.main(["--help", f"--config-dir={own_folder}"]) == 0
     shown = capsys.readouterr().out
     for name in ("plain+", "deep/three+", "site+", "mine+", "+ is from --config-dir"):
         assert name in shown
@@ -135,7 +135,7 @@ def test_the_list_has_every_option_once(listed):
 
 def test_the_kind_of_a_pair_is_that_of_its_peers(listed):
     for one in listed("task.group=pair")["pair"]:
-        peers = run.compose([f"pair={one['option']}"]).pair.peers
+        peers = cli.compose([f"pair={one['option']}"]).pair.peers
         distinct = {peer.name for peer in peers.values()}
         kind = "single" if len(peers) == 1 else "homogeneous" if len(distinct) == 1 else "heterogeneous"
         assert one["kind"] == kind
@@ -162,7 +162,7 @@ def test_the_list_has_options_of_ones_own(own_folder, listed):
 
 
 def test_a_table_of_one_group(own_folder, capsys):
-    assert run.main(["task=list", "task.group=hydra/launcher", f"--config-dir={own_folder}"]) == 0
+    assert cli.main(["task=list", "task.group=hydra/launcher", f"--config-dir={own_folder}"]) == 0
     shown = capsys.readouterr().out
     assert "local *" in shown and "slurm_cpu" in shown
     assert f"(in{own_folder})" in "".join(shown.split())  # a long one is folded

@@ -13,7 +13,7 @@ from mcl_lab.config.key import differences, key_config, run_key
 from mcl_lab.config.plain import plain
 from mcl_lab.config.stored import read_config, resumed, to_yaml
 from mcl_lab.errors import InputError
-from mcl_lab.tracking.secrets import without_credentials
+from mcl_lab.host.secrets import without_credentials
 
 TASK = ["task._target_=stand_in.anything"]
 TYPED = [

@@ -3,11 +3,11 @@
 import pytest
 from omegaconf import OmegaConf
 
-import run
-from mcl_lab.config import several
+from mcl_lab import cli
+from mcl_lab.config import multirun as several
 from mcl_lab.config.compose import compose
+from mcl_lab.config.multirun import compose_several
 from mcl_lab.config.plain import plain
-from mcl_lab.config.several import compose_several
 from mcl_lab.config.sweeps import expand
 from mcl_lab.errors import InputError
 
@@ -63,10 +63,10 @@ def test_one_is_not_changed_by_a_change_of_another():
 def test_what_is_wrong_is_what_is_wrong_with_the_first_run_that_is(typed):
     def alone(runs):
         for words in runs:
-            run.checked(words)
+            cli.checked(words)
 
     runs, messages = expand([], typed), []
-    for check_all in (alone, run.all_checked):
+    for check_all in (alone, cli.all_checked):
         with pytest.raises(InputError) as caught:
             check_all(runs)
         messages.append(str(caught.value))

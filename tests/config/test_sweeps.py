@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import run
+from mcl_lab import cli
 from mcl_lab.config.compose import CONF, compose, options
 from mcl_lab.config.key import run_key
 from mcl_lab.config.plain import unresolved
@@ -68,7 +68,7 @@ def test_methods_are_all_losses_on_one_pair():
     "name", [name if name in ("methods", "smoke") else pytest.param(name, marks=pytest.mark.full) for name in sweep_files()]
 )
 def test_every_run_of_a_shipped_sweep_passes_the_check(name):
-    keys = {run_key(run.checked(words)) for words in expand([name], [])}
+    keys = {run_key(cli.checked(words)) for words in expand([name], [])}
     assert len(keys) == len(expand([name], []))
 
 

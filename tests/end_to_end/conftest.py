@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from runs import ALONE, BASELINE, LMCL, RUN, Ended, Store, only_folder, stop_itself
+from training_runs import ALONE, BASELINE, LMCL, RUN, Ended, Store, only_folder, stop_itself
 
-import run
+from mcl_lab import cli
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,7 +36,7 @@ def call(tmp_path, monkeypatch, capfd):
     def run_main(*arguments) -> Ended:
         monkeypatch.setattr(sys, "argv", [str(RUN), *arguments])
         capfd.readouterr()
-        status = run.main(list(arguments))
+        status = cli.main(list(arguments))
         return Ended(status, *capfd.readouterr())
 
     return run_main
@@ -53,7 +53,7 @@ def undisturbed(tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(cwd)
                 patch.setattr(sys, "argv", [str(RUN), *arguments])
-                assert run.main(list(arguments)) == 0
+                assert cli.main(list(arguments)) == 0
             trained[arguments] = only_folder(cwd)
         return trained[arguments]
 
@@ -119,7 +119,7 @@ def interrupted_run(tmp_path_factory) -> Path:
         patch.chdir(cwd)
         patch.setattr(sys, "argv", [str(RUN), *arguments])
         stop_itself(patch, 13, signal.SIGTERM)
-        assert run.main(arguments) == 128 + signal.SIGTERM
+        assert cli.main(arguments) == 128 + signal.SIGTERM
     return only_folder(cwd)
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from runs import SMALL
+from training_runs import SMALL
 
 PARTS = ("data", "forward", "loss", "backward", "optimizer")
 BENCHMARK = ["task=benchmark", *SMALL, "task.repeats=1", "task.events=1", "task.warmup=1"]

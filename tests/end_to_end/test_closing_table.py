@@ -6,7 +6,7 @@ import shutil
 import statistics
 import subprocess
 
-from runs import LMCL, SMALL, result
+from training_runs import LMCL, SMALL, result
 
 QUIET = [*LMCL, "tracking=none", "data.batch_size=128", "trainer.max_steps=2"]
 

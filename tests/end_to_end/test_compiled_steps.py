@@ -5,7 +5,7 @@ import os
 import shutil
 
 import pytest
-from runs import LMCL, end, result, start
+from training_runs import LMCL, end, result, start
 
 TWO_STAGES = [f"pair.peers.{peer}.{setting}" for peer in "ab" for setting in ("blocks=[1,1]", "widths=[4,8]")]
 STEPS = [*LMCL, *TWO_STAGES, "tracking=none", "trainer.max_steps=3"]

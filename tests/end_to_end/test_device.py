@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mcl_lab.assembly.device import use_device
 from mcl_lab.config.compose import compose
 from mcl_lab.errors import InputError
-from mcl_lab.tasks.build import use_device
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ from documents import (
 )
 from mlflow_server import MlflowServer, wait_until
 from PIL import Image
-from runs import RUN, fork, only_folder
+from training_runs import RUN, fork, only_folder
 
-import run
+from mcl_lab import cli
 from mcl_lab.config.check import check, check_hydra
 from mcl_lab.config.compose import compose
 from mcl_lab.config.sweeps import expand
@@ -190,7 +190,7 @@ def test_a_command_for_slurm_passes_the_first_stage(command, own_files, monkeypa
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.said], ids=str)
 def test_what_a_command_is_shown_to_answer(command, capsys):
     environment, words, _ = parsed(command.filled("mine"))
-    assert not environment and run.main(words[2:]) == 2
+    assert not environment and cli.main(words[2:]) == 2
     assert capsys.readouterr() == ("", command.said)
 
 
@@ -207,12 +207,12 @@ def test_a_snippet_is_python(snippet):
 
 def composed(words):
     """(its flags, the configs of its runs) of the words after run.py."""
-    flags = run.parse(words)
-    names, others = run.split_names(flags.overrides)
+    flags = cli.parse(words)
+    names, others = cli.split_names(flags.overrides)
     if not (names or flags.multirun):
-        return flags, [compose(run.search_path(flags) + others)]
+        return flags, [compose(cli.search_path(flags) + others)]
     config_dir = Path(flags.config_dir) if flags.config_dir else None
-    return flags, run.all_checked([[*run.search_path(flags), *one] for one in expand(names, others, config_dir)])
+    return flags, cli.all_checked([[*cli.search_path(flags), *one] for one in expand(names, others, config_dir)])
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +285,7 @@ def main_in_folder(folder, environment, words, out, err) -> None:
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
     sys.argv = [str(RUN), *words]
-    status = run.main(words)
+    status = cli.main(words)
     sys.stdout.flush()
     sys.exit(status)
 
@@ -315,7 +315,7 @@ def desk(own_files, empty_store, tmp_path_factory):
 def smaller(command, finished) -> list[str]:
     """What makes a command of run.py small, and nothing else of it different."""
     words = parsed(command.filled(finished))[1][2:]
-    flags = run.parse(words)
+    flags = cli.parse(words)
     if flags.help or flags.cfg:
         return []
     task = next((word for word in words if word.startswith("task=")), "task=train")

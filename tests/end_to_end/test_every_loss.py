@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from runs import RUN, SMALL, epochs, networks, only_folder, result
+from training_runs import RUN, SMALL, epochs, networks, only_folder, result
 
+from mcl_lab.assembly.data import build_data, evaluation_batches
+from mcl_lab.assembly.learners import build_learners
 from mcl_lab.config.stored import read_config
-from mcl_lab.tasks import build
 
 LOSSES = sorted(path.stem for path in (RUN.parent / "conf/loss").glob("*.yaml"))
 COHORTS = {
@@ -47,15 +48,15 @@ def test_every_loss_trains(loss, cohort, call, tmp_path):
 def test_layer_weights_are_the_weight_networks_means(lmcl_run):
     """Of the last epoch, by the final networks and the formula of the weights."""
     config, parameters = read_config(lmcl_run, "x"), networks(lmcl_run)
-    data = build.build_data(config.data, torch.device("cpu"))
-    cohort = build.build_learners(config, len(data.facts.classes), torch.device("cpu"), (8, 8)).cohort.eval()
+    data = build_data(config.data, torch.device("cpu"))
+    cohort = build_learners(config, len(data.facts.classes), torch.device("cpu"), (8, 8)).cohort.eval()
     cohort.load_state_dict(
         {name.removeprefix("cohort "): value for name, value in parameters.items() if name.startswith("cohort ")}
     )
     with torch.no_grad():
         output = [
             cohort(images).embeddings
-            for images, _ in build.evaluation_batches(data.evaluated["test"], data.facts, config)
+            for images, _ in evaluation_batches(data.evaluated["test"], data.facts, config)
         ]
 
     def compared(i, k):

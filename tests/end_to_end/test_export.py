@@ -15,19 +15,19 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from runs import ALONE, BASELINE, RUN, only_folder
+from training_runs import ALONE, BASELINE, RUN, only_folder
 
 import mcl_lab
-import run
+from mcl_lab import cli
+from mcl_lab.assembly.learners import build_network
 from mcl_lab.config.compose import compose
 from mcl_lab.data.datasets import digits
+from mcl_lab.export import programs
 from mcl_lab.networks.cohort import Cohort
 from mcl_lab.networks.portable import PortableNetwork
 from mcl_lab.networks.resnet import ResNet
-from mcl_lab.tasks import programs
-from mcl_lab.tasks.build import build_network
-from mcl_lab.tasks.folders import foreign
-from mcl_lab.training.checkpoints import read
+from mcl_lab.runs.checkpoints import read
+from mcl_lab.runs.folders import foreign
 
 EXPORT = ["task=export", "trainer.threads=1"]
 PEERS = ("a", "b")
@@ -40,7 +40,7 @@ def exported(lmcl_run, tmp_path_factory):
     words = [*EXPORT, f"task.checkpoint={lmcl_run}", f"task.folder={home}", "task.images=null", "task.format=json"]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
         patch.setattr(sys, "argv", [str(RUN), *words])
-        assert run.main(words) == 0
+        assert cli.main(words) == 0
     return home, json.loads(out.getvalue())
 
 

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from mcl_lab.data.datasets import digits
 from mcl_lab.networks.cohort import Cohort
 from mcl_lab.networks.resnet import ResNet
-from mcl_lab.tasks.folders import foreign
-from mcl_lab.training.checkpoints import read
+from mcl_lab.runs.checkpoints import read
+from mcl_lab.runs.folders import foreign
 
 FEATURES = ["task=features", "trainer=cpu", "trainer.threads=1"]
 K = 7

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from runs import LMCL, assert_same_run, contents, end, epochs, only_folder, start, status
+from training_runs import LMCL, assert_same_run, contents, end, epochs, only_folder, start, status
 
 QUIET = [*LMCL, "tracking=none"]
 

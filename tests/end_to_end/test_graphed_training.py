@@ -7,10 +7,9 @@ import pytest
 import torch
 from recorded import CpuRecorder
 
+from mcl_lab.assembly.rehearsal import Subject
 from mcl_lab.config.catalogue import catalogue
 from mcl_lab.config.compose import compose
-from mcl_lab.tasks import build
-from mcl_lab.tasks.measured import Subject
 from mcl_lab.training.graphs import WARM_UP, Graphed
 
 SMALL = ["pair=resnet8", "data.batch_size=20"]
@@ -20,7 +19,7 @@ LOSSES = [found.name for found in catalogue()["loss"]]
 @pytest.fixture(autouse=True)
 def recorder(monkeypatch):
     monkeypatch.setattr(Graphed, "recorder", CpuRecorder)
-    monkeypatch.setattr(build, "use_device", lambda trainer: torch.device("cpu"))  # which refuses graphs
+    monkeypatch.setattr("mcl_lab.assembly.rehearsal.use_device", lambda trainer: torch.device("cpu"))  # which refuses graphs
 
 
 def trained(words, *, graphs, steps=WARM_UP + 3):

@@ -10,9 +10,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from runs import ALONE, LMCL, assert_same_run, end, start
+from training_runs import ALONE, LMCL, assert_same_run, end, start
 
-from mcl_lab.tracking.files import exclusive
+from mcl_lab.host.files import exclusive
 
 LAUNCH = ["-m", "hydra.launcher.jobs=2"]
 

@@ -11,7 +11,7 @@ import pytest
 from browser import open_browser, why_not
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
-from runs import RUN, SMALL
+from training_runs import RUN, SMALL
 
 pytestmark = [pytest.mark.full, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 ROWS = "rows: [{loss: [lmcl, baseline], pair.peers.b.widths: [[4, 8, 8], [4, 8, 16]]}]"

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from mlflow import MlflowClient
-from runs import LMCL, only_folder
+from training_runs import LMCL, only_folder
 
 import mcl_lab
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mcl_lab.assembly.rehearsal import Subject
 from mcl_lab.config.compose import compose
-from mcl_lab.tasks.measured import Subject
 from mcl_lab.training.figures import EpochFigures
 from mcl_lab.training.graphs import WARM_UP
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from PIL import Image
-from runs import BASELINE, LMCL, epochs, status
+from training_runs import BASELINE, LMCL, epochs, status
 
 EVALUATE = ["task=evaluate", "trainer=cpu", "trainer.threads=1"]
 

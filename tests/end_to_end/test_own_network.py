@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 
-from runs import RUN, networks, only_folder, result
+from training_runs import RUN, networks, only_folder, result
 
 README = RUN.with_name("README.md").read_text(encoding="utf-8")
 TINY = [

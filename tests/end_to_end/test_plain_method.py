@@ -11,8 +11,9 @@ from plain import CONTRASTIVE, plain_mutual_contrastive, unrolled_hypergradient
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, normalize
 
+from mcl_lab.assembly.learners import build_learners
+from mcl_lab.assembly.updates import build_updates
 from mcl_lab.config.compose import compose
-from mcl_lab.tasks.build import build_learners, build_updates
 from mcl_lab.training.step import Step
 
 B, STEPS, EVENTS = 12, 20, (0, 10)

@@ -12,12 +12,12 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from runs import BASELINE, RUN, end, only_folder
+from training_runs import BASELINE, RUN, end, only_folder
 
 from mcl_lab.data.datasets import digits
-from mcl_lab.launch.code import package_state
-from mcl_lab.tasks.folders import foreign
-from mcl_lab.tasks.provenance import trained_in
+from mcl_lab.runs.code import package_state
+from mcl_lab.runs.folders import foreign
+from mcl_lab.runs.provenance import trained_in
 
 
 def record(folder):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from published_networks import COUNTS, HETEROGENEOUS, HOMOGENEOUS
-from runs import networks, only_folder, result
+from training_runs import networks, only_folder, result
 
 from mcl_lab.meta.event import MetaEvent
 

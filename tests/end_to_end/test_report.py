@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import RUN, epochs, result
+from training_runs import RUN, epochs, result
 
 from mcl_lab.results.plots import layer_weights_figure
 from mcl_lab.tracking.mlflow_store import deliver
@@ -113,7 +113,7 @@ def test_the_layer_weights_of_a_journal_are_drawn(call, trained, tmp_path, monke
         drawn.append((list(at), pairs))
         return layer_weights_figure(title, at, pairs)
 
-    monkeypatch.setattr("mcl_lab.tasks.draw.layer_weights_figure", spy)
+    monkeypatch.setattr("mcl_lab.results.row_plots.layer_weights_figure", spy)
     assert call("task=report", "task.figures=drawn", "task.source=folders").status == 0
     assert len(list((tmp_path / "drawn").glob("*/layer_weights.*"))) == 2
     ((at, (pair,)),) = drawn

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from runs import (
+from training_runs import (
     BASELINE,
     RUN,
     SMALL,
@@ -23,9 +23,9 @@ from runs import (
     stop_itself,
 )  # fmt: skip
 
-from mcl_lab.tasks.train import NETWORKS
+from mcl_lab.assembly.run import NETWORKS
+from mcl_lab.runs.checkpoints import Checkpoints, checksum_of_weights, read
 from mcl_lab.tracking.mlflow_store import deliver
-from mcl_lab.training.checkpoints import Checkpoints, checksum_of_weights, read
 
 LOSSES = sorted(path.stem for path in (RUN.parent / "conf/loss").glob("*.yaml"))
 QUIET = ["trainer.max_steps=3", "tracking=none"]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import BASELINE, LMCL, only_folder, stop_itself
+from training_runs import BASELINE, LMCL, only_folder, stop_itself
 
+from mcl_lab.assembly.learners import build_learners
 from mcl_lab.config.compose import compose
 from mcl_lab.config.key import run_key
-from mcl_lab.tasks.build import build_learners
 
 
 def folder_of_images(root, shades) -> str:

@@ -5,9 +5,9 @@ import signal
 import time
 
 import pytest
-from runs import LMCL, assert_same_run, end, fork, main_in, only_folder, start, status
+from training_runs import LMCL, assert_same_run, end, fork, main_in, only_folder, start, status
 
-from mcl_lab.training.checkpoints import newest_file, read
+from mcl_lab.runs.checkpoints import newest_file, read
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 from mlflow_server import wait_until
-from runs import ALONE, LMCL, end, only_folder, senders_of, start
+from training_runs import ALONE, LMCL, end, only_folder, senders_of, start
 
-from mcl_lab.tasks.folders import foreign
+from mcl_lab.runs.folders import foreign
 
 POINTS = "select key, value, timestamp, step from metrics where key like 'system/%' order by step, key"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow_server import MlflowServer, wait_until
-from runs import ALONE, end, senders_of, start
+from training_runs import ALONE, end, senders_of, start
 
 pytestmark = pytest.mark.full
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 from PIL import Image
-from runs import ALONE, BASELINE, SMALL, epochs, networks, only_folder, result
+from training_runs import ALONE, BASELINE, SMALL, epochs, networks, only_folder, result
 
 TWO_STEPS = ["trainer.max_steps=2", "tracking=none"]
 

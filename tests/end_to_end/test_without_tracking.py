@@ -6,7 +6,7 @@ import re
 import socket
 
 import pytest
-from runs import ALONE, BASELINE, assert_same_run, end, only_folder, start
+from training_runs import ALONE, BASELINE, assert_same_run, end, only_folder, start
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_training_process_never_imports_mlflow(store, tmp_path):
 def test_a_database_on_a_network_file_system_is_warned_about(call, store, tmp_path, monkeypatch):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"25 1 254:0 / / rw - ext4 /dev/vda rw\n26 25 0:40 / {tmp_path} rw - nfs4 server:/export rw\n")
-    monkeypatch.setattr("mcl_lab.tracking.uri.MOUNTS", mounts)
+    monkeypatch.setattr("mcl_lab.host.uri.MOUNTS", mounts)
     ended = call(*ALONE, "trainer.epochs=1")
     assert ended.status == 0
     (warning,) = ended.err.splitlines()

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import RUN
+from training_runs import RUN
 
 import mcl_lab
-import run
+from mcl_lab import cli
+from mcl_lab.assembly.learners import build_learners
 from mcl_lab.config.compose import compose
 from mcl_lab.config.key import run_key
 from mcl_lab.config.stored import to_yaml
-from mcl_lab.tasks.build import build_learners
 
 WORDS = ["data=digits", "data.images.size=8", "pair=resnet8", "pair.peers.a.widths=[4,8,8]", "pair.peers.b.widths=[4,8,8]",
          "loss=baseline", "data.batch_size=512", "trainer=cpu", "trainer.epochs=2", "tracking=none", "hydra.run.dir=theirs"]  # fmt: skip
@@ -108,7 +108,7 @@ def theirs(tmp_path, monkeypatch):
 def test_what_is_no_checkpoint_is_refused(kind, theirs, capsys):
     put(theirs, "networks", NO_CHECKPOINTS[kind]())
     before = sorted(Path().rglob("*"))
-    assert run.main(EVALUATE) == 2
+    assert cli.main(EVALUATE) == 2
     error = capsys.readouterr().err
     assert error.startswith("mcl_lab: error: task.checkpoint: ") and error.count("\n") == 1
     assert "is not a checkpoint of mcl_lab" in error
@@ -186,7 +186,7 @@ UNFIT = {
 @pytest.mark.full
 def test_the_whole_state_is_taken(theirs, whole, capsys):
     put(theirs, "networks", saved(whole))
-    assert run.main([*EVALUATE, "task.format=json"]) == 0
+    assert cli.main([*EVALUATE, "task.format=json"]) == 0
     assert '"images": 360' in capsys.readouterr().out
 
 
@@ -194,7 +194,7 @@ def test_the_whole_state_is_taken(theirs, whole, capsys):
 @pytest.mark.parametrize("kind", UNFIT)
 def test_what_does_not_fit_is_refused(kind, theirs, whole, capsys):
     put(theirs, "networks", saved(UNFIT[kind](whole)))
-    assert run.main(EVALUATE) == 2
+    assert cli.main(EVALUATE) == 2
     error = capsys.readouterr().err
     assert error.startswith(("mcl_lab: error: task.checkpoint: ", "mcl_lab: error: data: ")), error
     assert error.count("\n") == 1 and len(error) < 2100
@@ -219,7 +219,7 @@ def test_nobody_goes_on_from_it(kind, theirs, whole, capsys):
     content = NO_CHECKPOINTS[kind]() if kind in NO_CHECKPOINTS else saved(UNFIT[kind](whole))
     put(theirs, "step-000000003-00001", content)
     (before,) = (theirs / "checkpoints").iterdir()
-    assert run.main(WORDS) in (1, 2)
+    assert cli.main(WORDS) in (1, 2)
     error = capsys.readouterr().err.splitlines()
     assert error[-1].startswith("mcl_lab: error: ") and all("Traceback" not in line for line in error)
     assert list((theirs / "checkpoints").iterdir()) == [before] and not Path("hacked").exists()

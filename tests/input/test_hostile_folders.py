@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import run
+from mcl_lab import cli
 from mcl_lab.config.compose import compose
 from mcl_lab.config.stored import to_yaml
 from mcl_lab.errors import InputError, RunFailed
@@ -60,13 +60,13 @@ def call(capsys, *arguments, config=None):
     """(status, out, err) of run.py, or of its part after checking a config; nothing that a terminal obeys was printed."""
     capsys.readouterr()
     if config is None:
-        status = run.main(list(arguments))
+        status = cli.main(list(arguments))
     else:
         try:
-            run.run_one(config)
+            cli.run_one(config)
             status = 0
         except (InputError, RunFailed) as error:
-            status = run.report(error)
+            status = cli.report(error)
     out, err = capsys.readouterr()
     assert all(letter.isprintable() or letter == "\n" for letter in out + err), (out, err)
     return status, out, err
@@ -217,7 +217,7 @@ def test_records_of_any_type(name, task, folder, capsys):
     hostile = [
         FILES[name] | {key: value} for key in FILES[name] for value in VALUES if key != "uri" or value != "/outside"
     ]
-    config = run.checked(TASKS[task])
+    config = cli.checked(TASKS[task])
     hostile += [{key: value for key, value in FILES[name].items() if key != gone} for gone in FILES[name]]
     for content in [*hostile, *SHAPES.values(), "{", "[" * 100_000, "9" * 5000, "\x00"]:
         put(folder, **FILES)
@@ -267,7 +267,7 @@ def test_ledgers_of_any_type(action, folder, capsys):
     sweep = Path("runs/sweeps/s")
     sweep.mkdir(parents=True)
     before = set(Path().rglob("*"))
-    config = run.checked(["task=sweep", "task.sweep=s", f"task.action={action}"])
+    config = cli.checked(["task=sweep", "task.sweep=s", f"task.action={action}"])
     for content in ledgers():
         put(sweep, ledger=content, configs={"/outside": TEXTS["python"]})
         status, _, err = call(capsys, config=config)

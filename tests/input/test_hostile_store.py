@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-import run
+from mcl_lab import cli
 
 ESCAPES = "\x1b]0;mine\x07\x1b[2J\u202e"
 TEXTS = [
@@ -69,7 +69,7 @@ def report(hostile_store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def call(*words):
-        status = run.main(["task=report", "task.source=mlflow", f"tracking.uri=sqlite:///{hostile_store}", *words])
+        status = cli.main(["task=report", "task.source=mlflow", f"tracking.uri=sqlite:///{hostile_store}", *words])
         out, err = capsys.readouterr()
         assert status == 0, err
         assert all(letter.isprintable() or letter == "\n" for letter in out + err)
@@ -113,7 +113,7 @@ def test_figures_stay_in_their_folder(report, tmp_path, hostile_store, monkeypat
     """Drawn of the runs whose names are paths alone: a figure takes a second."""
     monkeypatch.chdir(tmp_path)
     for word in ("../../outside", "/outside", ".."):
-        out = run.main(
+        out = cli.main(
             ["task=report", "task.source=mlflow", f"tracking.uri=sqlite:///{hostile_store}", f"task.tag={{pair: '{word}'}}",
              "task.figures=drawn", "task.attach=false"]
         )  # fmt: skip
@@ -129,5 +129,5 @@ def test_names_in_questions_to_the_store(name, tmp_path, monkeypatch, capsys, ho
     monkeypatch.chdir(tmp_path)
     words = ["task=report", "task.source=mlflow", f"tracking.uri=sqlite:///{hostile_store}"]
     for key in ("task.sweep", "task.dataset", "tracking.experiment"):
-        assert run.main([*words, f"{key}='" + name.replace("'", "\\'") + "'"]) == 2
+        assert cli.main([*words, f"{key}='" + name.replace("'", "\\'") + "'"]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith("mcl_lab: error: t")

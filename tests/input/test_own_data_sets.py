@@ -4,9 +4,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from mcl_lab.assembly.data import build_data
 from mcl_lab.data.datasets import ImageSet, Splits
 from mcl_lab.errors import InputError
-from mcl_lab.tasks.build import build_data
 
 CLASSES = ("cat", "dog", "owl")
 

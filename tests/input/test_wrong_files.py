@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from runs import RUN, end
+from training_runs import RUN, end
 from wrong_files import WRONG_FILES
 
-import run
+from mcl_lab import cli
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def refused(mine, tmp_path, monkeypatch, capsys):
 
     def call(name):
         monkeypatch.chdir(tmp_path)
-        assert run.main([f"--config-dir={mine}", *words_for(name)]) == 2
+        assert cli.main([f"--config-dir={mine}", *words_for(name)]) == 2
         out, error = capsys.readouterr()
         assert error.startswith("mcl_lab: error: ") and error.count("\n") == 1 and error[:-1].isprintable()
         assert len(error) < 2100 and out == "" and not list(tmp_path.iterdir())
@@ -65,7 +65,7 @@ def test_a_file_of_megabytes(tmp_path, capsys):
     (tmp_path / "experiment").mkdir()
     for text in (f"seed: -1 # {10**7 * 'x'}\n", f"data: {{name: {10**7 * 'x'}}}\nseed: -1\n"):
         (tmp_path / "experiment" / "megabytes.yaml").write_text(f"# @package _global_\n{text}")
-        assert run.main([f"--config-dir={tmp_path}", "experiment=megabytes"]) == 2
+        assert cli.main([f"--config-dir={tmp_path}", "experiment=megabytes"]) == 2
         error = capsys.readouterr().err
         assert error.startswith("mcl_lab: error: seed: must be an integer") and len(error) < 2100
 
@@ -88,12 +88,12 @@ def test_aliases_that_do_not_multiply(tmp_path, monkeypatch, capsys):
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\nx: &rate 0.25\noptimizer: {lr: *rate}\n"
     (tmp_path / "experiment" / "anchored.yaml").write_text(text)
-    assert run.main([f"--config-dir={tmp_path}", "experiment=anchored"]) == 2
+    assert cli.main([f"--config-dir={tmp_path}", "experiment=anchored"]) == 2
     assert capsys.readouterr().err.startswith("mcl_lab: error: x: there is no such setting")
     (tmp_path / "experiment" / "anchored.yaml").write_text(
         text.replace("x: &rate 0.25\n", "").replace("*rate", "&r 0.375, weight_decay: *r")
     )
-    assert run.main([f"--config-dir={tmp_path}", "experiment=anchored", "--cfg", "job"]) == 0
+    assert cli.main([f"--config-dir={tmp_path}", "experiment=anchored", "--cfg", "job"]) == 0
     assert len(re.findall("0.375", capsys.readouterr().out)) == 2
 
 
@@ -101,7 +101,7 @@ def test_a_folder_with_a_quote_in_its_name(tmp_path, capsys):
     folder = tmp_path / "it's mine"
     (folder / "experiment").mkdir(parents=True)
     (folder / "experiment" / "seeded.yaml").write_text("# @package _global_\nseed: 77\n")
-    assert run.main([f"--config-dir={folder}", "experiment=seeded", "--cfg", "job"]) == 0
+    assert cli.main([f"--config-dir={folder}", "experiment=seeded", "--cfg", "job"]) == 0
     assert "seed: 77" in capsys.readouterr().out
 
 

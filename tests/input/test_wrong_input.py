@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from runs import heavy_imports
+from training_runs import RUN, heavy_imports
 from wrong_commands import WRONG_COMMANDS, WRONG_LATER
 from wrong_values import WRONG_VALUES
 
-import run
+from mcl_lab import cli
 from mcl_lab.config import schema
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.plain import leaves
@@ -39,7 +39,7 @@ def check_line(error, key, words):
 def test_wrong(arguments, key, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run.py"])
-    assert run.main(arguments) == 2
+    assert cli.main(arguments) == 2
     out, error = capsys.readouterr()
     check_line(error, key, words)
     assert out == "" and not list(tmp_path.iterdir())
@@ -78,7 +78,7 @@ def test_wrong_at_the_second_stage(arguments, key, words, tmp_path, monkeypatch,
         Path("one_class", part, "cats").mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(Path("one_class", part, "cats", "1.png"))
     before = sorted(Path().rglob("*"))
-    assert run.main(arguments) == 2
+    assert cli.main(arguments) == 2
     check_line(capsys.readouterr().err, key, words)
     assert sorted(Path().rglob("*")) == before
 
@@ -87,7 +87,7 @@ def test_wrong_at_the_second_stage(arguments, key, words, tmp_path, monkeypatch,
     ("arguments", "key", "words"), [row for row in WRONG if all(map(str.isprintable, row[0]))][::30]
 )
 def test_wrong_in_a_process_of_its_own(arguments, key, words, tmp_path):
-    done = subprocess.run([sys.executable, run.__file__, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, RUN, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     check_line(done.stderr, key, words)
     assert done.stdout == "" and not list(tmp_path.iterdir())
@@ -106,7 +106,7 @@ def test_wrong_is_said_at_once(tmp_path):
         subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True)
         return time.perf_counter() - start
 
-    said, imported = zip(*((seconds(run.__file__, "optimizer.lr=-1"), seconds("-c", "import hydra")) for _ in range(5)))
+    said, imported = zip(*((seconds(RUN, "optimizer.lr=-1"), seconds("-c", "import hydra")) for _ in range(5)))
     assert min(said) < 3 * min(imported)
 
 
@@ -114,7 +114,7 @@ def test_a_file_that_is_no_yaml(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("mine/experiment").mkdir(parents=True)
     Path("mine/experiment/broken.yaml").write_text("# @package _global_\nseed: [1\n")
-    assert run.main(["--config-dir=mine", "experiment=broken"]) == 2
+    assert cli.main(["--config-dir=mine", "experiment=broken"]) == 2
     error = capsys.readouterr().err
     assert "broken.yaml" in error and error.count("\n") == 1
     assert sorted(Path().iterdir()) == [Path("mine")]

@@ -132,7 +132,7 @@ WRONG_COMMANDS = [
         "loss.weight_network._target_",
         ["not allowed"],
     ),
-    (["loss.meta_event._target_=mcl_lab.tracking.files.write_json"], "loss.meta_event._target_", ["not allowed"]),
+    (["loss.meta_event._target_=mcl_lab.host.files.write_json"], "loss.meta_event._target_", ["not allowed"]),
     (
         ["loss=kdcl", "loss.ensemble_distillation._target_=torch.nn.modules.module.Module"],
         "loss.ensemble_distillation._target_",
@@ -158,8 +158,8 @@ WRONG_COMMANDS = [
     (["optimizer._target_=3"], "optimizer._target_", ["dotted name"]),
     (["optimizer._target_=[torch.optim.SGD]"], "optimizer._target_", ["dotted name"]),
     (["optimizer._target_=a..b"], "optimizer._target_", ["dotted name"]),
-    (["task._target_=mcl_lab.tasks.build.hydra.utils.instantiate"], "task._target_", ["not allowed"]),
-    (["task._target_=mcl_lab.tasks.folders.make_folder"], "task._target_", ["not allowed"]),
+    (["task._target_=mcl_lab.assembly.target.hydra.utils.instantiate"], "task._target_", ["not allowed"]),
+    (["task._target_=mcl_lab.runs.folders.make_folder"], "task._target_", ["not allowed"]),
     (["task._target_=mcl_lab.config.compose.compose"], "task._target_", ["not allowed"]),
     (
         ["+loss.x={_target_: torch.nn.Linear, deep: [[{_target_: subprocess.Popen, args: [true]}]]}"],

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from mcl_lab.errors import RunFailed
+from mcl_lab.host.files import read_json, write_json
 from mcl_lab.launch.ledger import Attempt, Ledger, Run, Seen
 from mcl_lab.launch.queue import Job, QueueSilent
-from mcl_lab.tracking.files import read_json, write_json
 
 NOTHING = Seen(alive=False, state=None, message="", started_ms=0, epochs=0, accuracies=[])
 STARTED = Attempt(pid=1, process_start="1", host="here", gpu=None, started_ms=5)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mcl_lab.errors import InputError, Interrupted
+from mcl_lab.host.files import read_json, write_json
+from mcl_lab.host.processes import is_alive, process_start, this_host
 from mcl_lab.launch.ledger import Attempt, Ledger, Run, Seen
 from mcl_lab.launch.local import LocalLauncher
-from mcl_lab.tracking.files import read_json, write_json
-from mcl_lab.tracking.processes import is_alive, process_start, this_host
 
 # A run: notes when it began and ended and what it was given, takes a while, ends as it is told.
 SCRIPT = """

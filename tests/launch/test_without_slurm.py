@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from runs import BASELINE, end, start
+from training_runs import BASELINE, end, start
 
 SWEEP = [*BASELINE, "tracking=none", "-m", "sweep=s", "seed=0,1"]
 
@@ -110,7 +110,7 @@ def stored(queued, config_yaml):
 
 
 SLURM = "mcl_lab.launch.slurm.SlurmLauncher"
-WRITER = {"_target_": "mcl_lab.tracking.files.write_json", "path": "evil.json", "value": {"a": 1}}
+WRITER = {"_target_": "mcl_lab.host.files.write_json", "path": "evil.json", "value": {"a": 1}}
 
 
 @pytest.mark.parametrize(

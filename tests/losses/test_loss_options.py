@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from mcl_lab.assembly.learners import build_learners
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import compose
 from mcl_lab.errors import InputError
-from mcl_lab.tasks.build import build_learners
-from mcl_lab.tasks.provenance import HOUSE
+from mcl_lab.runs.provenance import HOUSE
 
 LOSSES = sorted(path.stem for path in (HOUSE / "conf/loss").glob("*.yaml"))
 CONTRASTIVE = {"vcl", "soft_vcl", "icl", "soft_icl"}

@@ -13,14 +13,16 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from mcl_lab.assembly.learners import build_learners
+from mcl_lab.assembly.updates import build_meta_event
 from mcl_lab.config.compose import compose
 from mcl_lab.losses.mutual_contrastive import MutualContrastiveLearning
+from mcl_lab.losses.virtual import VirtualLosses
 from mcl_lab.meta.event import MetaEvent
 from mcl_lab.meta.weight_network import WeightNetwork
 from mcl_lab.networks.cohort import Cohort
 from mcl_lab.networks.resnet import ResNet
 from mcl_lab.networks.staged import StagedNetwork
-from mcl_lab.tasks.build import VirtualLosses, build_learners, build_meta_event
 from mcl_lab.training.randomness import random_states, set_random_states
 
 B, LR = 8, 0.1

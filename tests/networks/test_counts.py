@@ -6,9 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 from published_networks import COUNTS
 
+from mcl_lab.assembly.learners import build_network
 from mcl_lab.networks.cohort import Peer
 from mcl_lab.networks.summary import multi_adds, parameters
-from mcl_lab.tasks.build import build_network
 
 NETWORKS = Path(__file__).parents[2] / "conf" / "network"
 

@@ -11,9 +11,9 @@ from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
-from runs import LMCL, RUN, Ended, end, start
+from training_runs import LMCL, RUN, Ended, end, start
 
-import run
+from mcl_lab import cli
 
 ONE_CORE = ["hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.memory=2G"]
 LONG = [*LMCL, "loss.meta_event.every=22", "trainer.epochs=6", "trainer.checkpoint_steps=5", "tracking=none"]  # ten seconds
@@ -44,7 +44,7 @@ class Desk:
         """As `run`, in this process: looks at a sweep are many, and the cores are the jobs'."""
         words, environment = [str(RUN), *arguments], patch.dict(os.environ, self.environment, clear=True)
         with chdir(self.folder), environment, patch("sys.argv", words), redirect_stdout(io.StringIO()) as said:
-            assert run.main(arguments) == 0
+            assert cli.main(arguments) == 0
         return said.getvalue()
 
     def submit(self, name, *arguments) -> None:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 from desk import LONG, ONE_CORE, Desk
-from runs import end, start
 from shell import with_failing
+from training_runs import end, start
 
 pytestmark = pytest.mark.full
 FOUR = ["trainer.device=auto", "seed=0,1,2,3", "hydra.launcher.array_parallelism=2"]

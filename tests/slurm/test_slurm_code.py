@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from desk import LONG, ONE_CORE, Desk
-from runs import BASELINE, RUN, Ended
+from training_runs import BASELINE, RUN, Ended
 
 pytestmark = pytest.mark.full
 HOUSE = RUN.parent

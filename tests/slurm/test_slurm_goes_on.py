@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from desk import LONG, Desk
-from runs import assert_same_run, end, only_folder, start
+from training_runs import assert_same_run, end, only_folder, start
 
 pytestmark = pytest.mark.full
 

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 from desk import LONG, ONE_CORE, Desk
 from mlflow_server import MlflowServer
-from runs import ALONE, epochs
+from training_runs import ALONE, epochs
 
 pytestmark = pytest.mark.full
 

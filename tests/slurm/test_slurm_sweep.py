@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 from desk import ONE_CORE, Desk
-from runs import BASELINE
+from training_runs import BASELINE
 
 NETWORK = """
 from torch import nn
@@ -99,7 +99,7 @@ def test_eight_runs_one_of_which_is_mended(desk):
 
 def check_places(desk, standings, nodes):
     """Never more at a time than asked for, each on a GPU that nobody else had at that time."""
-    from mcl_lab.tasks.standings import ledger_of
+    from mcl_lab.sweeping.standings import ledger_of
 
     spans = []
     for run in standings:

@@ -1,13 +1,10 @@
-"""A journal's worth of run folders, and MLflow stores that are quick to make."""
+"""MLflow stores that are quick to make."""
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-
-from mcl_lab.tracking.journal import Journal
 
 
 @pytest.fixture(autouse=True)
@@ -34,56 +31,9 @@ def store(empty_store, tmp_path) -> str:
 
 
 @pytest.fixture
-def new_run(tmp_path):
-    """new_run(uri, name, **of_the_record) -> Journal of a run that has just begun, in a folder of its own."""
-
-    def new(uri: str | None, name: str = "run", **of_the_record) -> Journal:
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text("seed: 0\n")
-        (folder / "run.log").write_text("trained\n")
-        journal = Journal(folder)
-        journal.begin(a_record(uri, name) | of_the_record)
-        return journal
-
-    return new
-
-
-def a_record(uri: str | None, name: str = "run") -> dict:
-    return {
-        "run_key": "0f" * 32,
-        "name": name,
-        "uri": uri,
-        "experiment": "a study",
-        "params": {"pair": "resnet8", "seed": "0"},
-        "tags": {"loss": "lmcl", "git_commit": "abc"},
-    }
-
-
-def an_epoch(epoch: int, **metrics: float) -> dict:
-    return {
-        "epoch": epoch,
-        "step": 10 * epoch,
-        "time_ms": 1_700_000_000_000 + epoch,
-        "metrics": {"train/loss": 1 / epoch, "test/a/own_head": 50.0 + epoch, **metrics},
-    }
-
-
-@pytest.fixture
 def new_sweep(new_run):
     """new_sweep(uri, name) -> Journal of a sweep's own record, in a folder of its own."""
     return lambda uri, name="sweeps/mine": new_run(uri, name, tags={"mcl_lab.kind": "sweep"})
-
-
-@pytest.fixture
-def signed_by():
-    """signed_by(folder, **changes): let the status look as if another process had written it."""
-
-    def sign(folder: Path, **changes) -> None:
-        path = folder / "status.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-    return sign
 
 
 @pytest.fixture
@@ -135,11 +85,3 @@ def epochs_as_points():
     return points
 
 
-@pytest.fixture
-def epoch():
-    return an_epoch
-
-
-@pytest.fixture
-def record():
-    return a_record

@@ -9,10 +9,10 @@ from contextlib import closing
 
 import pytest
 
+from mcl_lab.host.files import exclusive
+from mcl_lab.runs.journal import Journal
+from mcl_lab.runs.lock import RunLock
 from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, wait_sender
-from mcl_lab.tracking.files import exclusive
-from mcl_lab.tracking.journal import Journal
-from mcl_lab.tracking.lock import RunLock
 from mcl_lab.tracking.sender import follow
 
 GONE = {"process_start": "another-boot:1"}

@@ -5,9 +5,9 @@ from urllib.parse import parse_qs
 import pytest
 from mlflow import MlflowClient
 
+from mcl_lab.runs.journal import Journal, read_record, read_status
 from mcl_lab.tracking import mlflow_store
 from mcl_lab.tracking.delivery import is_delivered, ui_hint
-from mcl_lab.tracking.journal import Journal, read_record, read_status
 
 
 class Killed(BaseException):

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from mlflow_server import MlflowServer
 
+from mcl_lab.host.files import exclusive
+from mcl_lab.runs.journal import Journal, read_status
 from mcl_lab.tracking.delivery import SENDER_LOCK, delivery_error, is_delivered, one_line, ui_hint, wait_delivered
-from mcl_lab.tracking.files import exclusive
-from mcl_lab.tracking.journal import Journal, read_status
 from mcl_lab.tracking.sender import follow, start_sender
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +29,8 @@ import json, os, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from mcl_lab.tracking.delivery import wait_delivered
-from mcl_lab.tracking.journal import Journal
-from mcl_lab.tracking.lock import RunLock
+from mcl_lab.runs.journal import Journal
+from mcl_lab.runs.lock import RunLock
 from mcl_lab.tracking.sender import start_sender
 folder = Path(sys.argv[1])
 with RunLock(folder):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from mcl_lab.runs.journal import Journal, end_state, read_status
+from mcl_lab.runs.records import is_running
 from mcl_lab.tasks.sync import sync
-from mcl_lab.tracking.delivery import end_state, is_delivered, wait_delivered
-from mcl_lab.tracking.journal import Journal, read_status
+from mcl_lab.tracking.delivery import is_delivered, wait_delivered
 from mcl_lab.tracking.mlflow_store import deliver
-from mcl_lab.tracking.recorded import is_running
 from mcl_lab.tracking.sender import follow
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ ENDS = """
 import sys
 sys.path.insert(0, {root!r})
 from mcl_lab.tracking.delivery import wait_delivered
-from mcl_lab.tracking.journal import Journal
+from mcl_lab.runs.journal import Journal
 from mcl_lab.tracking.sender import start_sender
 for _ in range({times}):
     Journal(sys.argv[1]).status(sys.argv[2], sys.argv[3])

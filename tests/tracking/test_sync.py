@@ -12,10 +12,10 @@ import pytest
 from mlflow import MlflowClient
 
 from mcl_lab.errors import InputError, RunFailed
+from mcl_lab.host.files import exclusive
+from mcl_lab.runs.lock import RunLock
 from mcl_lab.tasks.sync import sync
 from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered
-from mcl_lab.tracking.files import exclusive
-from mcl_lab.tracking.lock import RunLock
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,10 +13,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer, wait_until
 
+from mcl_lab.runs.journal import Journal
 from mcl_lab.tasks.sync import sync
 from mcl_lab.tracking import mlflow_store, sender, system
 from mcl_lab.tracking.delivery import is_delivered, wait_delivered
-from mcl_lab.tracking.journal import Journal
 from mcl_lab.tracking.mlflow_reader import MlflowRuns
 from mcl_lab.tracking.sender import follow
 from mcl_lab.tracking.system import samples_left

@@ -7,8 +7,8 @@ import numpy
 import pytest
 import torch
 from recorded import CpuRecorder
-from toy_run import ToyRun, equal
 from torch import nn
+from toy_run import ToyRun, equal
 
 from mcl_lab.training.graphs import WARM_UP, Graphed
 

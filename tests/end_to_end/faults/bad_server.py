@@ -57,7 +57,7 @@ class BadServer:
                 outer.heard.append(self.headers.get("Authorization") or "")
                 outer.answer(self, body)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do  # noqa: N815
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do
 
         class Threads(socketserver.ThreadingTCPServer):
             allow_reuse_address = daemon_threads = True

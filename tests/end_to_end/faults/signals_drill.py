@@ -8,9 +8,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from runs import Ended, Store, assert_same_run, end, epochs, only_folder, result, start, status
+from training_runs import Ended, Store, assert_same_run, end, epochs, only_folder, result, start, status
 
-from mcl_lab.training.checkpoints import newest_file, read
+from mcl_lab.runs.checkpoints import newest_file, read
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 MOMENTS = ("start-up", "training", "checkpoint", "journal")

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from bad_server import BadServer, RealServer
 from mlflow_server import wait_until
-from runs import ALONE, end, fork, main_in, only_folder, senders_of, start, status
+from training_runs import ALONE, end, fork, main_in, only_folder, senders_of, start, status
 
+from mcl_lab.runs.journal import Journal, read_epochs
 from mcl_lab.tracking.delivery import delivery_error, is_delivered
-from mcl_lab.tracking.journal import Journal, read_epochs
 from mcl_lab.tracking.sender import follow
 
 ROOT = Path(__file__).parents[3]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from runs import BASELINE, LMCL, RUN, assert_same_run, end, fork, main_in, only_folder, start
+from training_runs import BASELINE, LMCL, RUN, assert_same_run, end, fork, main_in, only_folder, start
 
-import run
+from mcl_lab import cli
 
 NAMES = [  # of classes and files
     "中文", "عربي", "🙂", "two words", "a\nnew line", "a\ttab", "\x1b[31mred\x07", "'\"`", "$HOME ${seed}", "{}%s%d",
@@ -61,7 +61,7 @@ def refused(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [str(RUN), *arguments])
         before = sorted(tmp_path.rglob("*"))
         capfd.readouterr()
-        status = run.main(list(arguments))
+        status = cli.main(list(arguments))
         out, err = capfd.readouterr()
         assert (status, out, err.count("\n")) == (2, "", 1) and sorted(tmp_path.rglob("*")) == before
         assert not [letter for letter in err[:-1] if not letter.isprintable()]

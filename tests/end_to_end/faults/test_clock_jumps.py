@@ -5,8 +5,8 @@ import os
 import time
 
 import pytest
-from runs import BASELINE, assert_same_run, end, only_folder, result, start, status
 from signals_drill import assert_recorded_once
+from training_runs import BASELINE, assert_same_run, end, only_folder, result, start, status
 
 # Of every Python process that finds it: its clock shows what the file CLOCK_OFFSET says besides (in seconds).
 JUMPING_CLOCK = """

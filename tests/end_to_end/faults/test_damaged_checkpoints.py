@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from runs import LMCL, assert_same_run, contents
+from training_runs import LMCL, assert_same_run, contents
 
 QUIET = [*LMCL, "tracking=none"]
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from mcl_lab.errors import RunFailed
+from mcl_lab.host.processes import this_host
 from mcl_lab.launch.ledger import Run
-from mcl_lab.tasks.standings import observe
+from mcl_lab.runs.journal import Journal, read_epochs
+from mcl_lab.runs.lock import RunLock, is_held
+from mcl_lab.runs.records import RunFolders
+from mcl_lab.sweeping.standings import observe
 from mcl_lab.tasks.sync import sync
 from mcl_lab.tracking.delivery import delivery_error, is_delivered, ui_hint, wait_delivered
-from mcl_lab.tracking.journal import Journal, read_epochs
-from mcl_lab.tracking.lock import RunLock, is_held
-from mcl_lab.tracking.processes import this_host
-from mcl_lab.tracking.recorded import RunFolders
 from mcl_lab.tracking.sender import follow
 
 ROOT = Path(__file__).parents[3]

@@ -5,8 +5,8 @@ import os
 import random
 
 import pytest
-from runs import ALONE, BASELINE, LMCL, assert_same_run, end, fork, main_in, only_folder, start, status
 from shell import remount, small_file_system, with_failing
+from training_runs import ALONE, BASELINE, LMCL, assert_same_run, end, fork, main_in, only_folder, start, status
 
 QUIET = [*BASELINE, "tracking=none", "trainer.checkpoint_steps=2"]
 

@@ -5,7 +5,7 @@ import signal
 import sys
 
 import pytest
-from runs import BASELINE, assert_same_run, fork, main_in, only_folder, status
+from training_runs import BASELINE, assert_same_run, fork, main_in, only_folder, status
 
 
 def die_before_write(number, cwd, arguments):

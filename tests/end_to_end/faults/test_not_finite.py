@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from runs import BASELINE, LMCL, SMALL, contents, only_folder, status
+from training_runs import BASELINE, LMCL, SMALL, contents, only_folder, status
 
-from mcl_lab.training.checkpoints import read
+from mcl_lab.runs.checkpoints import read
 
 HERE = [*BASELINE, "tracking=none", "trainer.epochs=4"]  # three steps an epoch
 TERM = "+loss.spoilt={_target_: spoilt_terms.Spoilt, step: %d, where: %s, value: %s}"

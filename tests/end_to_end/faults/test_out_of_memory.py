@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from runs import BASELINE, assert_same_run, end, fork, main_in, only_folder, start, status
+from training_runs import BASELINE, assert_same_run, end, fork, main_in, only_folder, start, status
 
 QUIET = [*BASELINE, "tracking=none", "trainer.epochs=6"]
 LINE = (

@@ -1,8 +1,8 @@
 """SIGKILL, SIGTERM, SIGINT and SIGUSR2 at random moments, each time the same command again."""
 
 import pytest
-from runs import BASELINE, LMCL
 from signals_drill import drill
+from training_runs import BASELINE, LMCL
 
 MORE_OFTEN = "trainer.checkpoint_steps=5"
 THREE = [*LMCL, "+network@pair.peers.c=resnet20", "pair.peers.c.widths=[4,4]", "pair.peers.c.blocks=[1,2]"]

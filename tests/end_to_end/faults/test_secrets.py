@@ -13,14 +13,14 @@ from urllib.parse import quote
 import pytest
 from bad_server import BadServer, RealServer
 from mlflow_server import wait_until
-from runs import ALONE, end, start, status
+from training_runs import ALONE, end, start, status
 
-import run as run_py
+from mcl_lab import cli as run_py
 from mcl_lab.errors import InputError
-from mcl_lab.launch.code import take_snapshot
+from mcl_lab.host.secrets import without_credentials, without_secrets
+from mcl_lab.host.uri import stored_uri
+from mcl_lab.runs.code import take_snapshot
 from mcl_lab.tracking.delivery import is_delivered
-from mcl_lab.tracking.secrets import without_credentials, without_secrets
-from mcl_lab.tracking.uri import stored_uri
 
 VARIABLES = [
     "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "DATABRICKS_TOKEN",

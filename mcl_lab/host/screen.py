@@ -1,0 +1,59 @@
+"""Tables on the screen, the same everywhere."""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.table import Table
+
+from mcl_lab.host.text import plain_text
+
+WIDTH = 120  # of what goes into a file or a pipe
+
+
+def screen() -> Console:
+    """The terminal, or standard output as plain text."""
+    console = Screen(highlight=False, markup=False)
+    return console if console.is_terminal else Screen(file=_Trimmed(sys.stdout), highlight=False, markup=False, width=WIDTH)
+
+
+class Screen(Console):
+    """A console that shows texts, stored ones too, without characters that a terminal obeys."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            if not control:
+                text = "\n".join(map(plain_text, text.split("\n")))
+            yield Segment(text, style, control)
+
+
+class _Trimmed:
+    """A file without the spaces by which tables fill up their lines."""
+
+    def __init__(self, file: TextIO):
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(re.sub(r" +\n", "\n", text))
+
+    def __getattr__(self, name: str):
+        return getattr(self._file, name)
+
+
+def table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table with columns of names, then of numbers, which are aligned right; nothing in it is folded."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for name in names:
+        made.add_column(name, no_wrap=True)
+    for name in numbers:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
+def say(text: str) -> None:
+    """One line beside what a task prints, which may go into a file."""
+    print(f"mcl_lab: {plain_text(text)}", file=sys.stderr)

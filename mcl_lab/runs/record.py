@@ -1,0 +1,59 @@
+"""What is written down of a run besides its epochs: for the journal when it begins, in result.json when it ends."""
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mcl_lab.config.compose import defaults_for
+from mcl_lab.config.key import changes, key_config, pair_kind, pair_name, recipe, recipe_key, repeat_key, run_key
+from mcl_lab.config.plain import leaves, plain
+from mcl_lab.runs.final import final_figures
+
+
+def record_of(config: DictConfig, folder: Path) -> dict:
+    """The journal's record: names, tags, and as parameters what a person compares runs by: pair, loss, dataset, seed, and
+    what of the run key differs from the defaults of the chosen options. The tags hold what the report goes by, so that a run
+    in MLflow needs no file."""
+    ours = key_config(config)
+    tags = {
+        "pair": pair_name(config),
+        "kind": pair_kind(config),
+        "loss": str(config.loss.name),
+        "dataset": str(config.data.name),
+        "seed": str(config.seed),
+        "recipe_key": recipe_key(config),
+        "repeat_key": repeat_key(config),
+        "recipe": json.dumps(dict(leaves(recipe(config)))),
+        "peers": json.dumps(ours["pair"]["peers"]),
+    }
+    changed = {key: value for key, value in changes(key_config(defaults_for(config)), ours).items() if key != "seed"}
+    return {
+        "run_key": run_key(config),
+        "name": folder.name,
+        "params": {name: tags[name] for name in ("pair", "loss", "dataset", "seed")} | changed,
+        "tags": tags,
+    }
+
+
+def result_of(config: DictConfig, records: list[dict], environments: list[dict], weights: str) -> dict:
+    """The content of result.json. environments: see provenance.py. weights: the checksum of the final networks."""
+    *earlier, environment = environments
+    peers = plain(config)["pair"]["peers"]
+    figures = final_figures(records, sorted(peers))
+    return {
+        "run_key": run_key(config),
+        "recipe_key": recipe_key(config),
+        "pair": pair_name(config),
+        "kind": pair_kind(config),
+        "loss": config.loss.name,
+        "dataset": config.data.name,
+        "seed": config.seed,
+        "epochs": len(records),
+        "steps": records[-1]["step"],
+        "peers": {key: {"network": peers[key]["name"], **figures[key], "config": peers[key]} for key in sorted(peers)},
+        "final": {f"final/{key}/{name}": value for key in figures for name, value in figures[key].items()},
+        "weights": weights,
+        "environment": environment,
+        **({"earlier_environments": earlier} if earlier else {}),
+    }

@@ -1,0 +1,77 @@
+"""The report's tables on the terminal."""
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as ScreenTable
+from rich.text import Text
+
+from mcl_lab.host.text import plain_text
+from mcl_lab.results import formats
+from mcl_lab.results.report import Section, Table
+
+METHOD_WIDTH = 14  # of its column, at least
+# What a narrow terminal does without, in this order.
+LAYOUTS = (
+    (formats.PLAIN, ()),
+    (formats.PLAIN, ("published gain",)),
+    (formats.NARROW, ("published gain",)),
+    (formats.NARROW, ("published gain", "published baseline")),
+)
+
+
+def show(made: formats.Tables, console: Console) -> None:
+    """The tables on the terminal, as wide as it is if they can be."""
+    for name, of_figure in made.items():
+        for table in of_figure:
+            console.print()
+            console.print(Text(f"{formats.caption(name)}: {plain_text(table.title)}", "bold"))
+            for remark in table.remarks:
+                console.print(plain_text(remark))
+            for section in table.sections:
+                console.print()
+                drawn, width = _fitting(table, section, console.width)
+                console.print(drawn, width=width, crop=False)
+            for line in _below(table):
+                console.print(line)
+
+
+def _below(table: Table) -> list[str]:
+    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
+    return ["", *map(plain_text, [*notes, *table.missing])] if notes or table.missing else []
+
+
+def _fitting(table: Table, section: Section, width: int) -> tuple[ScreenTable, int]:
+    """The table in the first layout that is no wider than `width`, else in the last; and the width it needs."""
+    for style, without in LAYOUTS:
+        drawn = _drawn(table, section, style, without)
+        needed = Console(width=10_000).measure(drawn).minimum
+        if needed <= width:
+            return drawn, width
+    return drawn, needed
+
+
+def _drawn(table: Table, section: Section, style: formats.Style, without: tuple[str, ...]) -> ScreenTable:
+    """Only the words for a method may be folded, nothing is cut off."""
+    made = ScreenTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    heads = [f"\n{section.title}", *(["\nmethod"] if section.methods else [])]
+    texts = len(heads)
+    for column in formats.columns(section, without=without):
+        name = formats.named(column, section)
+        if column.group == "published":
+            heads.append("publ.\n" + {"baseline": "base", "accuracy": "acc."}.get(name, name))
+        else:
+            heads.append(f"{column.group}\n{name}")
+    rows = [cells for _, cells in formats.cells(table, section, style, without=without)]
+    for place, head in enumerate(heads):
+        width = max(cell_len(text) for text in [*head.split("\n"), *(cells[place] for cells in rows)])
+        folded = place == 1 and section.methods
+        made.add_column(
+            head,
+            justify="left" if place < texts else "right",
+            min_width=min(width, METHOD_WIDTH) if folded else width,
+            overflow="fold",
+        )
+    for cells in rows:
+        made.add_row(*cells)
+    return made
