@@ -89,7 +89,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if flags.shell_completion and not any(word.startswith(SHELL_ACTIONS) for word in flags.overrides):
         raise InputError("--shell-completion", "needs install=SHELL, uninstall=SHELL or query=SHELL")
     if is_query(flags) and "COMP_LINE" not in os.environ:
-        raise InputError("--shell-completion", "query=SHELL is the shell's own question, with the typed line in COMP_LINE")
+        raise InputError(
+            "--shell-completion", "query=SHELL is the shell's own question, with the typed line in COMP_LINE"
+        )
     if (flags.package or flags.resolve) and not flags.cfg and not flags.help:
         raise InputError("--package" if flags.package else "--resolve", "goes with --cfg job")
     return flags
@@ -217,4 +219,3 @@ def report(error: InputError | RunFailed) -> int:
 def report_defect(*error) -> None:
     """What Python prints of an exception that nobody expected, without the secrets that may be in it."""
     print(without_secrets("".join(traceback.format_exception(*error))), end="", file=sys.stderr)
-

@@ -19,4 +19,6 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Folders of long tests come first, so that in the end no process is left with one while the others have nothing to do."""
     longest = ("slurm", "end_to_end", "tracking", "launch")
-    items.sort(key=lambda item: next((place for place, name in enumerate(longest) if name in item.path.parts), len(longest)))
+    items.sort(
+        key=lambda item: next((place for place, name in enumerate(longest) if name in item.path.parts), len(longest))
+    )

@@ -32,8 +32,17 @@ class MlflowServer:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.database}"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts"), "--port", str(self.port), "--workers", "1"]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # or eight processes more start with it
+        command += [
+            "--artifacts-destination",
+            str(self.folder / "artifacts"),
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
+        environment = os.environ | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"
+        }  # or eight processes more start with it
         with open(self.folder / "server.log", "ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True

@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "unique", "_unique", "repeat_interleave", "equal")
+REFUSED = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "lift_fresh",
+    "unique",
+    "_unique",
+    "repeat_interleave",
+    "equal",
+)
 REFUSED = tuple(f"aten::{name}" for name in (*REFUSED, "bincount"))
 
 

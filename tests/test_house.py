@@ -73,7 +73,9 @@ def _imports(tree: ast.Module, path: Path, only_at_once: bool) -> Iterator[str]:
 
 def arrows(found: dict[str, Path]) -> set[tuple[str, str]]:
     """(module, module that it imports) within the package."""
-    return {(name, other) for name, path in found.items() for other in imports(path) if other in found and other != name}
+    return {
+        (name, other) for name, path in found.items() for other in imports(path) if other in found and other != name
+    }
 
 
 def forbidden(found: dict[str, Path]) -> list[str]:

@@ -190,6 +190,8 @@ def senders_of(folder: Path) -> list[int]:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"mcl_lab.tracking.sender" in words and any(f"{os.fsdecode(word)}/".startswith(f"{folder}/") for word in words):
+        if b"mcl_lab.tracking.sender" in words and any(
+            f"{os.fsdecode(word)}/".startswith(f"{folder}/") for word in words
+        ):
             found.append(int(process.name))
     return found

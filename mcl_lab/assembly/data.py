@@ -42,7 +42,9 @@ def read_images(data: DictConfig) -> Splits:
     splits = create("data.images", data.images, root=data.get("root"))
     train, test = splits
     if train.classes != test.classes:
-        raise InputError("data.images", "the test images have other classes than the training images, or in another order")
+        raise InputError(
+            "data.images", "the test images have other classes than the training images, or in another order"
+        )
     if train.images.shape[2:] != test.images.shape[2:]:
         sizes = " and ".join("{}x{}".format(*part.images.shape[2:]) for part in splits)
         raise InputError("data.images", f"training and test images must be of one size, these are {sizes}")
@@ -72,7 +74,9 @@ def parts_of(splits: Splits, validation: float) -> tuple[ImageSet, dict[str, Ima
     train, test = splits
     if validation == 0:
         return train, {"test": test}
-    train, held_out = split_validation(train, validation, seed=0)  # whatever the run's seed, so that seeds can be compared
+    train, held_out = split_validation(
+        train, validation, seed=0
+    )  # whatever the run's seed, so that seeds can be compared
     return train, {"test": test, "validation": held_out}
 
 

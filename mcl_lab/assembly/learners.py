@@ -81,12 +81,18 @@ def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_
         try:
             output = cohort(images)
         except (RuntimeError, ValueError) as error:
-            own = [peer.network for peer in cohort.peers.values() if not type(peer.network).__module__.startswith("mcl_lab.")]
+            own = [
+                peer.network
+                for peer in cohort.peers.values()
+                if not type(peer.network).__module__.startswith("mcl_lab.")
+            ]
             if own or is_out_of_memory(error):  # where somebody's own breaks, the traceback tells
                 raise
             size = "{}x{}".format(*images.shape[2:])
             raise InputError("pair.peers", f"a network cannot take images of {size}: {error}") from error
-        output = type(output)(*([[x[:1].repeat(batch_size, 1) for x in stages] for stages in peers] for peers in output))
+        output = type(output)(
+            *([[x[:1].repeat(batch_size, 1) for x in stages] for stages in peers] for peers in output)
+        )
         labels = torch.arange(batch_size, device=images.device) // 2 % output.logits[0][0].shape[-1]
         trial = copy.deepcopy(objective).eval()
         trial.pair_weights = None

@@ -87,7 +87,7 @@ class Subject:
 
     def time_evaluation(self) -> dict[str, float]:
         """Seconds of a pass over all test images, from those of a few batches."""
-        batches = [batch for batch, _ in zip(self.test_batches, range(EVALUATED))]
+        batches = [batch for batch, _ in zip(self.test_batches, range(EVALUATED), strict=False)]
         watch = Stopwatch(self.device)
         objective = self.learners.objective
         evaluate(self.learners.cohort, objective.ensembles, batches, objective.pair_weights, [objective])

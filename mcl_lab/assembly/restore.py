@@ -102,7 +102,9 @@ def tell_other_images(trained: Trained, config: DictConfig, splits: Splits) -> N
         return
     _, evaluated = parts_of(splits, trained.config.data.validation)
     if checksum(*evaluated.values()) != trained.facts.test_checksum:
-        say(f"these are not the images that {trained.folder} was evaluated on: they have changed since, or were told otherwise")
+        say(
+            f"these are not the images that {trained.folder} was evaluated on: they have changed since, or were told otherwise"
+        )
 
 
 def names_data(config: DictConfig) -> bool:

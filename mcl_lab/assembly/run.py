@@ -94,9 +94,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
         optimizer=updates.optimizer,
         schedules=updates.schedules,
         batches=batches,
-        evaluations={
-            name: evaluation_batches(images, data.facts, config) for name, images in data.evaluated.items()
-        },
+        evaluations={name: evaluation_batches(images, data.facts, config) for name, images in data.evaluated.items()},
         meta_event=updates.meta_event,
         parts=parts,
         device=device,

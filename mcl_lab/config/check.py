@@ -225,7 +225,9 @@ def _check_node(key: str, node: dict, supplied: Collection[str] = (), head: Coll
         if name not in signature.parameters and not signature.accepts_any:
             raise unknown_key(f"{key}.{name}", [f"{key}.{known}" for known in signature.parameters.keys() - supplied])
         if isinstance(value, dict) and "_target_" in value:
-            raise InputError(f"{key}.{name}._target_", f"is within {key}, which takes plain values and builds what it needs")
+            raise InputError(
+                f"{key}.{name}._target_", f"is within {key}, which takes plain values and builds what it needs"
+            )
         check_value(f"{key}.{name}", value, signature.parameters.get(name), within=schema.RANGES.get(f"{key}.{name}"))
     for name in sorted(signature.required - node.keys() - set(supplied)):
         raise InputError(f"{key}.{name}", f"needs a value: {node['_target_']} has no default for it")
@@ -259,7 +261,7 @@ def _check_scalars(tree: dict) -> None:
             if isinstance(scalar, float) and not math.isfinite(scalar):
                 raise InputError(key, f"must be a finite number, not {scalar}")
             if isinstance(scalar, str) and _CONTROL.search(scalar):
-                raise InputError(key, f"must be text in Unicode without control characters, not {ascii(scalar)}")
+                raise InputError(key, f"must be text in Unicode without control characters, not {scalar!a}")
 
 
 def _nodes(tree: object, key: str = "") -> Iterator[tuple[str, dict]]:

@@ -54,7 +54,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
                 hint = "has no value; write KEY=VALUE, without spaces beside the ="
                 raise InputError(_key_of(text), f"cannot read {text!r}: it {hint}") from error
             hint = "quote special characters: 'KEY=\"VALUE\"'"
-            raise InputError(_key_of(text), f"cannot read {text!r} ({error.message.splitlines()[0]}); {hint}") from error
+            raise InputError(
+                _key_of(text), f"cannot read {text!r} ({error.message.splitlines()[0]}); {hint}"
+            ) from error
         except (ValueError, RecursionError) as error:  # more digits, or deeper nesting, than Python takes
             raise InputError(_key_of(text), f"cannot be read: {error}") from error
     return parsed
@@ -203,7 +205,9 @@ def _translated(error: Exception, parsed: Collection[Override]) -> InputError:
     if twice := re.search(r"Multiple values for ([^ ]+)\.", message):
         if any(override.is_add() and override.get_key_element().lstrip("+") == twice[1] for override in parsed):
             return InputError(twice[1], f"is in the config already; write {twice[1]}=OPTION without the +")
-        return InputError(twice[1], f"is chosen twice; in the defaults of a file of yours write `override /{twice[1]}: OPTION`")
+        return InputError(
+            twice[1], f"is chosen twice; in the defaults of a file of yours write `override /{twice[1]}: OPTION`"
+        )
     if message.startswith("Could not append") and "already" in message:
         return InputError(key, f"is already in the config; write {key}=VALUE without the +")
     if message.startswith("Could not delete"):

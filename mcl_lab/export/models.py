@@ -25,7 +25,7 @@ def logged(
     Raises InputError without MLflow, and RunFailed when it fails or gives something else back.
     """
     try:
-        from mcl_lab.tracking.mlflow_models import MlflowException, RunModels  # costs seconds
+        from mcl_lab.tracking.mlflow.models import MlflowException, RunModels  # costs seconds
     except ImportError as error:
         raise InputError("task.mlflow", NOT_INSTALLED) from error
     try:

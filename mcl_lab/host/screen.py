@@ -18,7 +18,11 @@ WIDTH = 120  # of what goes into a file or a pipe
 def screen() -> Console:
     """The terminal, or standard output as plain text."""
     console = Screen(highlight=False, markup=False)
-    return console if console.is_terminal else Screen(file=_Trimmed(sys.stdout), highlight=False, markup=False, width=WIDTH)
+    return (
+        console
+        if console.is_terminal
+        else Screen(file=_Trimmed(sys.stdout), highlight=False, markup=False, width=WIDTH)
+    )
 
 
 class Screen(Console):

@@ -10,14 +10,18 @@ from urllib.parse import quote, quote_plus
 
 # Variables of the environment that hold secrets, by how their names end: MLFLOW_TRACKING_PASSWORD, DATABRICKS_TOKEN,
 # AWS_SECRET_ACCESS_KEY, PGPASSWORD, MYSQL_PWD, ... Not TOKENIZERS_PARALLELISM, AWS_ACCESS_KEY_ID or PWD.
-_NAMES = re.compile(r"(PASSWORD|PASSWD|PASSPHRASE|_PWD|TOKEN|SECRET|(SECRET|ACCESS|API|PRIVATE)_?KEY)S?_?\d*$", re.IGNORECASE)
+_NAMES = re.compile(
+    r"(PASSWORD|PASSWD|PASSPHRASE|_PWD|TOKEN|SECRET|(SECRET|ACCESS|API|PRIVATE)_?KEY)S?_?\d*$", re.IGNORECASE
+)
 SHORTEST = 4  # characters; to blot out every "1" would say more than it hides
 
 # `user:password@` after `://`, up to the last @ before a blank: whoever forgot to write / as %2F has a password still. Not in
 # sqlite:////home/me@there, which has no server.
 _USER_INFO = re.compile(r"(?<=://)(?!/)\S*@")
 # `&password=...` and its like, of which `sslpassword` is one.
-QUERY = re.compile(r"([?&;#][\w.-]*(?:password|passwd|pwd|passphrase|token|secret|api_?key|access_?key)=)[^&;#\s'\"]*", re.I)
+QUERY = re.compile(
+    r"([?&;#][\w.-]*(?:password|passwd|pwd|passphrase|token|secret|api_?key|access_?key)=)[^&;#\s'\"]*", re.I
+)
 
 
 def without_credentials(text: str) -> str:

@@ -12,7 +12,14 @@ from mcl_lab.host.secrets import QUERY
 
 USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 EXAMPLES = "sqlite:///FILE.db, http://HOST:PORT or another MLflow tracking URI"
-STORES = ("postgresql", "mysql", "mssql", "http", "https", "databricks")  # schemes besides SQLite's and those of plugins
+STORES = (
+    "postgresql",
+    "mysql",
+    "mssql",
+    "http",
+    "https",
+    "databricks",
+)  # schemes besides SQLite's and those of plugins
 MOUNTS = Path("/proc/self/mountinfo")  # Linux only
 
 # File systems that several machines write to, by Linux's names of them. There the locks that SQLite relies on may be slow,
@@ -48,7 +55,9 @@ def stored_uri(uri: str) -> str:
     if re.search(r"\s", uri) or "@" in parts.path + parts.query + parts.fragment:
         raise InputError("tracking.uri", "cannot be read: in a password write @ as %40, / as %2F, a blank as %20")
     if QUERY.search(uri):
-        raise InputError("tracking.uri", f"has a password or token among its options; set {USERNAME} and {PASSWORD} instead")
+        raise InputError(
+            "tracking.uri", f"has a password or token among its options; set {USERNAME} and {PASSWORD} instead"
+        )
     return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1) if "@" in parts.netloc else uri
 
 

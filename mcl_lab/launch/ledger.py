@@ -267,11 +267,11 @@ def _standing(run: Run, seen: Seen) -> tuple[State, str]:
     if seen.alive:
         return "running", f"on GPU {latest.gpu}" if latest and latest.ended_ms is None and latest.gpu else ""
     stopped = "stopped" + _progress(seen)
-    if latest is not None and latest.ended_ms is not None and latest.exit_status != 0:
-        if seen.started_ms <= latest.ended_ms:  # else it was trained on since, outside of the sweep
-            if is_stop(latest.exit_status):
-                return "waiting", stopped
-            return "failed", latest.last_words or f"exit status {latest.exit_status}"
+    failed = latest is not None and latest.ended_ms is not None and latest.exit_status != 0
+    if failed and seen.started_ms <= latest.ended_ms:  # else it was trained on since, outside of the sweep
+        if is_stop(latest.exit_status):
+            return "waiting", stopped
+        return "failed", latest.last_words or f"exit status {latest.exit_status}"
     match seen.state:
         case "failed":
             return "failed", seen.message
@@ -295,7 +295,9 @@ def _submitted_standing(run: Run, seen: Seen, job: Job | QueueSilent | None, job
     if job is not None and job.pending:
         return "queued", name + (f": {job.reason}" if job.reason != "None" else "") + _progress(seen)
     if job is not None and job.active:
-        if status not in (None, 0, KILLED) and not is_stop(status):  # others of its job go on; a killed one starts again
+        if status not in (None, 0, KILLED) and not is_stop(
+            status
+        ):  # others of its job go on; a killed one starts again
             return "failed", latest.last_words
         return "running", f"{name} on {job.nodes or latest.host}" + (f", GPU {latest.gpu}" if latest.gpu else "")
     if seen.alive and (job is None or seen.holder != job.number):  # somebody trains it outside of the sweep

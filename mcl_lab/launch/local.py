@@ -163,7 +163,11 @@ class _Work:
             if time.monotonic() < self._next_look.get(run.folder, 0.0):
                 continue
             state = self.ledger.standing(run).state
-            if state in ("running", "queued", "unknown"):  # somebody else's, alone or in another sweep: its turn comes after that
+            if state in (
+                "running",
+                "queued",
+                "unknown",
+            ):  # somebody else's, alone or in another sweep: its turn comes after that
                 self._next_look[run.folder] = time.monotonic() + NEXT_LOOK
                 continue
             self.waiting.remove(run)
@@ -181,7 +185,9 @@ class _Work:
     def _start(self, run: Run, place: str | None) -> None:
         gpu = place if run.uses_gpu else None
         if gpu is not None:
-            counted = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # as nvidia-smi does
+            counted = (
+                {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+            )  # as nvidia-smi does
             own = {"CUDA_VISIBLE_DEVICES": gpu, **counted}
         else:
             own = {} if run.uses_gpu else {"CUDA_VISIBLE_DEVICES": ""}  # a run on the CPU touches no GPU

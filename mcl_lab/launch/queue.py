@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 TIMEOUT = 60.0  # seconds that SLURM may take for an answer
-PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "POWER_UP_NODE"})
+PENDING = frozenset(
+    {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "POWER_UP_NODE"}
+)
 ACTIVE = frozenset(
     {"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "UPDATE_DB"}
 )
@@ -96,7 +98,9 @@ def _elements(name: str) -> list[str]:
 
 def run_command(command: Sequence[str]) -> subprocess.CompletedProcess | None:
     """A command of SLURM, with what it printed; None when it does not end in time. Raises QueueSilent when it is not here."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}  # which filter
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))
+    }  # which filter
     try:
         return subprocess.run(
             command,

@@ -290,7 +290,9 @@ def _trial() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         shim = Path(folder, "bin", "sbatch")
         shim.parent.mkdir()
-        shim.write_text(f'#!/bin/sh\n{shlex.quote(shutil.which("sbatch"))} --test-only "$@" && echo "job 0"\n', encoding="utf-8")
+        shim.write_text(
+            f'#!/bin/sh\n{shlex.quote(shutil.which("sbatch"))} --test-only "$@" && echo "job 0"\n', encoding="utf-8"
+        )
         shim.chmod(0o755)
         before = os.environ["PATH"]
         os.environ["PATH"] = f"{shim.parent}{os.pathsep}{before}"

@@ -84,7 +84,9 @@ class MetaEvent:
             before = [torch.cuda.get_rng_state(one) for one in cuda]
             try:
                 yield
-                drawn = any(not state.equal(torch.cuda.get_rng_state(one)) for one, state in zip(cuda, before, strict=True))
+                drawn = any(
+                    not state.equal(torch.cuda.get_rng_state(one)) for one, state in zip(cuda, before, strict=True)
+                )
                 self._draws = self._draws or drawn
             finally:
                 random.setstate(of_python)

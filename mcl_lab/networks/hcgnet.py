@@ -36,7 +36,7 @@ class HCGNet(StagedNetwork):
         channels = 2 * growth[0]
         stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         stages = []
-        for index, (count, added) in enumerate(zip(units, growth)):
+        for index, (count, added) in enumerate(zip(units, growth, strict=True)):
             stage = []
             for _ in range(count):
                 stage.append(SMG(channels, added))
@@ -91,7 +91,10 @@ class _Gates(nn.Module):
         self.update = _Update(channels, 2 * channels // reduction)
 
     def forward(self, s: Tensor) -> Tensor:
-        forget, update = self.forget(s), self.update(s).to(s.dtype)  # CUDA's autocast has it in float32, after a softmax
+        forget, update = (
+            self.forget(s),
+            self.update(s).to(s.dtype),
+        )  # CUDA's autocast has it in float32, after a softmax
         return s * forget[:, :, None, None] + update[:, :, None, None]
 
 

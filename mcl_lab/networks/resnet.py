@@ -30,7 +30,7 @@ class ResNet(StagedNetwork):
         make_block, expansion = {"basic": (_basic, 1), "bottleneck": (_bottleneck, 4)}[block]
         stem = nn.Sequential(_conv(3, widths[0], 3), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True))
         stages, channels = [], widths[0]
-        for index, (count, planes) in enumerate(zip(blocks, widths)):
+        for index, (count, planes) in enumerate(zip(blocks, widths, strict=True)):
             stage = []
             for position in range(count):
                 stride = 2 if index > 0 and position == 0 else 1
@@ -58,7 +58,9 @@ class _Residual(nn.Module):
             self.shortcut = nn.Sequential(*_projection(channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.relu(self.residual(x).add_(self.shortcut(x)), inplace=True)  # in place: less memory traffic
+        return nn.functional.relu(
+            self.residual(x).add_(self.shortcut(x)), inplace=True
+        )  # in place: less memory traffic
 
 
 def _basic(channels: int, planes: int, stride: int) -> nn.Module:

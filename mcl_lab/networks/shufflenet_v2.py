@@ -32,7 +32,7 @@ class ShuffleNetV2(StagedNetwork):
         if odd := [width for width in widths if width % 2]:
             raise ValueError(f"widths must be even, as blocks work on halves of the channels, not {odd[0]}")
         stages, channels = [], 24
-        for count, width in zip(blocks, widths):
+        for count, width in zip(blocks, widths, strict=True):
             stages.append(nn.Sequential(_Down(channels, width), *(_Basic(width) for _ in range(count))))
             channels = width
         super().__init__(

@@ -25,7 +25,7 @@ from mcl_lab.results.rows import Peer, Run, name_of
 from mcl_lab.runs.records import RunFolders
 
 if TYPE_CHECKING:
-    from mcl_lab.tracking.mlflow_reader import MlflowRuns
+    from mcl_lab.tracking.mlflow.reader import MlflowRuns
 
 ARTIFACTS = "figures"  # where an MLflow run has them
 ACCURACY = re.compile(r"test/\w+/own_head")

@@ -20,7 +20,7 @@ from mcl_lab.runs.records import RecordedRun, RunFolders, StoreUnavailable
 from mcl_lab.tracking.delivery import NOT_INSTALLED
 
 if TYPE_CHECKING:
-    from mcl_lab.tracking.mlflow_reader import MlflowRuns
+    from mcl_lab.tracking.mlflow.reader import MlflowRuns
 
 
 def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRuns | RunFolders", list[Run]]:
@@ -60,7 +60,9 @@ def _tell_missing(store: "MlflowRuns", recorded: set[str], folder: Path) -> None
     """Say how many runs of the folder the store should have and has not: a database may have been deleted. recorded: the ids
     that it is known to have; runs that somebody deleted there are not missing."""
     records = [record for path in folder.glob(f"*/{RECORD}") if (record := read_record(path.parent)) is not None]
-    ours = {record["id"] for record in records if (record["uri"], record["experiment"]) == (store.uri, store.experiment)}
+    ours = {
+        record["id"] for record in records if (record["uri"], record["experiment"]) == (store.uri, store.experiment)
+    }
     missing = ours - recorded
     if missing and (missing := missing - store.ids()):
         say(f"{len(missing)} of the runs in {folder} are not there (yet): python run.py task=sync delivers them")
@@ -70,7 +72,7 @@ def _store(config: DictConfig) -> "MlflowRuns":
     if config.tracking.uri is None:
         raise StoreUnavailable("tracking.uri is null")
     try:
-        from mcl_lab.tracking.mlflow_reader import MlflowRuns  # costs seconds
+        from mcl_lab.tracking.mlflow.reader import MlflowRuns  # costs seconds
     except ImportError:
         raise StoreUnavailable(NOT_INSTALLED) from None
     return MlflowRuns(config.tracking.uri, config.tracking.experiment)

@@ -21,7 +21,10 @@ def final_figures(records: Sequence[dict], peers: Sequence[str]) -> dict[str, di
     figures = {}
     for peer in peers:
         own = [record["metrics"][f"test/{peer}/own_head"] for record in records]
-        chosen_by = [record["metrics"].get(f"validation/{peer}/own_head", test) for record, test in zip(records, own)]
+        chosen_by = [
+            record["metrics"].get(f"validation/{peer}/own_head", test)
+            for record, test in zip(records, own, strict=True)
+        ]
         best = chosen_by.index(max(chosen_by))
         last = records[-1]["metrics"]
         figures[peer] = {

@@ -30,7 +30,9 @@ def run_folders(root: Path) -> list[Path]:
 def foreign(folder: Path) -> list[str]:
     """Names in a folder that no run put there."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(name for name in names if name not in OWN and not _CHANGES.fullmatch(name) and not name.startswith("."))
+    return sorted(
+        name for name in names if name not in OWN and not _CHANGES.fullmatch(name) and not name.startswith(".")
+    )
 
 
 def is_untrained(folder: Path) -> bool:
@@ -53,7 +55,9 @@ def refuse_other_run(config: DictConfig, folder: Path) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        raise InputError("hydra.run.dir", f"{folder} cannot be a run folder: {getattr(error, 'strerror', error)}") from error
+        raise InputError(
+            "hydra.run.dir", f"{folder} cannot be a run folder: {getattr(error, 'strerror', error)}"
+        ) from error
     if not os.path.isdir(folder):
         raise InputError("hydra.run.dir", f"{folder} is there and is no folder; name another")
     if not (folder / FILE_NAME).exists():

@@ -1,4 +1,4 @@
-"""Runs as they are recorded, read back: the same from run folders and, in mlflow_reader.py, from MLflow."""
+"""Runs as they are recorded, read back: the same from run folders and, in tracking/mlflow/reader.py, from MLflow."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

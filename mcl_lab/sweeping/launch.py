@@ -296,8 +296,12 @@ def _by_folder(configs: Sequence[DictConfig]) -> dict[Path, DictConfig]:
             )
         if folder in by_folder and plain(by_folder[folder]) != plain(config):
             changed = "; ".join(differences(plain(by_folder[folder]), plain(config)))
-            named = "; give each data set a data.name" if plain(by_folder[folder])["data"] != plain(config)["data"] else ""
-            raise InputError("--multirun", f"runs that differ only in what decides no numbers are one run: {changed}{named}")
+            named = (
+                "; give each data set a data.name" if plain(by_folder[folder])["data"] != plain(config)["data"] else ""
+            )
+            raise InputError(
+                "--multirun", f"runs that differ only in what decides no numbers are one run: {changed}{named}"
+            )
         refuse_other_run(config, folder)
         by_folder[folder] = config
     return by_folder

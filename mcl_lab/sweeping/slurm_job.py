@@ -62,7 +62,9 @@ class SlurmJob:
             wait_sender(run.folder, until - time.monotonic())
         failures = [(run, now) for run in runs if (now := ledger.standing(run)).state != "finished"]
         if failures:
-            raise RunFailed("; ".join(f"{run.name} {now.state}: {now.detail} (log: {run.log})" for run, now in failures))
+            raise RunFailed(
+                "; ".join(f"{run.name} {now.state}: {now.detail} (log: {run.log})" for run, now in failures)
+            )
 
     def checkpoint(self):
         """What submitit requeues on a signal that comes before the runs are started: the same."""

@@ -14,7 +14,9 @@ from mcl_lab.host.screen import screen, table
 from mcl_lab.training.evaluation import evaluate as accuracies_of
 
 
-def evaluate(config: DictConfig, *, checkpoint: Annotated[str, "not empty"], format: Literal["table", "json"] = "table") -> None:
+def evaluate(
+    config: DictConfig, *, checkpoint: Annotated[str, "not empty"], format: Literal["table", "json"] = "table"
+) -> None:
     """Print top-1 and top-5 accuracies (%) of every head and ensemble on the test images.
 
     checkpoint: a run folder, whose finished networks or newest checkpoint are taken, or a checkpoint file in one.

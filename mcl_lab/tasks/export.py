@@ -105,5 +105,3 @@ def files_of(
         program = traced(network, tuple(image_size))
         made |= {name: write(program) for name, write in (("onnx", onnx_of), ("pt2", pt2_of)) if name in formats}
     return {f"{stem}.{name}": content for name, content in made.items()}
-
-

@@ -85,5 +85,7 @@ def _show_part(console: Console, title: str, options: Sequence[dict], width: int
         name = f"{one['option']} *" if one["default"] else one["option"]
         runs = ["?" if one["runs"] is None else str(one["runs"])] if "runs" in one else []
         where = f"(in {one['config_dir']})" if one["config_dir"] else ""
-        shown.add_row(plain_text(name), *runs, plain_text(f"{one['line']} {where}".strip()))  # before widths are counted
+        shown.add_row(
+            plain_text(name), *runs, plain_text(f"{one['line']} {where}".strip())
+        )  # before widths are counted
     console.print(shown)

@@ -66,5 +66,3 @@ def report(
             draw_rows(made[shown[0]], Path(figures), place, attach)
         except StoreUnavailable as error:
             raise RunFailed(f"not all figures are drawn and attached: {error}") from error
-
-

@@ -16,9 +16,7 @@ from mcl_lab.tracking.mlflow_calls import load_deliver, load_known_ids
 from mcl_lab.tracking.system import samples_left
 
 
-def sync(
-    config: Any, *, runs: Annotated[str, "not empty"] | Annotated[Sequence[str], "not empty"] = "runs"
-) -> None:
+def sync(config: Any, *, runs: Annotated[str, "not empty"] | Annotated[Sequence[str], "not empty"] = "runs") -> None:
     """Deliver every record under `runs`, a run folder or a folder of them at any depth, or several, that its store lacks.
 
     What was delivered before is delivered again when the store has it no more, unless somebody deleted it there as a run.

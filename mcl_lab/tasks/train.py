@@ -49,4 +49,6 @@ def refuse_other_images(config: DictConfig, folder: Path) -> None:
     except InputError:
         return
     if any(trained_on.get(part) not in (None, checksum) for part, checksum in now.items()):
-        raise InputError("data.name", f"{folder} was trained on other images of this name; name these data.name=ANOTHER_NAME")
+        raise InputError(
+            "data.name", f"{folder} was trained on other images of this name; name these data.name=ANOTHER_NAME"
+        )

@@ -16,7 +16,9 @@ from mcl_lab.runs.folders import sweep_folder
 
 def command_line(*arguments: str) -> str:
     """A command line of this program, as a person would type it from here; in another shell the plugins would not be known."""
-    needed = [name for name in (PLUGINS_VARIABLE, "PYTHONPATH") if os.environ.get(PLUGINS_VARIABLE) and os.environ.get(name)]
+    needed = [
+        name for name in (PLUGINS_VARIABLE, "PYTHONPATH") if os.environ.get(PLUGINS_VARIABLE) and os.environ.get(name)
+    ]
     variables = [f"{name}={shlex.quote(os.environ[name])}" for name in needed]
     return " ".join([*variables, shlex.join([relative(sys.executable), relative(sys.argv[0]), *arguments])])
 

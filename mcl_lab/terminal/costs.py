@@ -27,7 +27,9 @@ def _title(cost: Mapping) -> str:
     peers = " & ".join(cost["peers"].values())
     threads = f", threads: {cost['threads']}" if cost["device"] == "cpu" else ""
     how = f"batch {cost['batch_size']}, {cost['precision']}, {cost['device']}{threads}, images of noise"
-    epoch = f"an epoch: {cost['images']:,} training and {cost['test_images']:,} test images (task.images, task.test_images)"
+    epoch = (
+        f"an epoch: {cost['images']:,} training and {cost['test_images']:,} test images (task.images, task.test_images)"
+    )
     return f"{cost['loss']} of {peers}\n{how}\n{epoch}"
 
 

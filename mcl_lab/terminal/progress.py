@@ -64,7 +64,9 @@ class ConsoleProgress:
     def epoch(self, record: dict) -> None:
         """Print an epoch's line."""
         metrics = record["metrics"]
-        line = f"{record['epoch']:>3}/{self.epochs:<3}{metrics['train/loss']:>9.3f}{metrics['train/learning_rate']:>8.4f}"
+        line = (
+            f"{record['epoch']:>3}/{self.epochs:<3}{metrics['train/loss']:>9.3f}{metrics['train/learning_rate']:>8.4f}"
+        )
         seconds = metrics["train/seconds"] + metrics["train/evaluation_seconds"]
         line += f"{seconds:>6.1f}s" if seconds < 100 else f"{seconds:>6.0f}s"
         for peer in self.peers:

@@ -122,5 +122,3 @@ def models_logged(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
         return [("models", f"not logged: {reason}; later: {command_line(*words)}")]
     models = json.loads(ended.stdout)["models"]
     return [(f"model of {key}", f"mlflow.pytorch.load_model({address!r})") for key, address in models.items()]
-
-

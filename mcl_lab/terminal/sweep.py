@@ -39,9 +39,7 @@ class SweepScreen:
     """While a sweep goes on: on a terminal a live table of what runs, failed, and finished lately; elsewhere a line for each
     change. A context manager that gives the function to call again and again."""
 
-    def __init__(
-        self, console: Console, name: str, ledger: Ledger, runs: Sequence[Run], hint: str = LAUNCHED_HERE
-    ):
+    def __init__(self, console: Console, name: str, ledger: Ledger, runs: Sequence[Run], hint: str = LAUNCHED_HERE):
         self.console = console
         self.name = name
         self.ledger = ledger
@@ -73,7 +71,9 @@ class SweepScreen:
             with suppress(OSError, SystemExit):  # a terminal that was closed, a pipe that nobody reads: the runs go on
                 self._show()
             now = time.monotonic()
-            self.next_look = now + max(1.0, 9 * (now - began))  # a thousand folders on a slow file system take their time
+            self.next_look = now + max(
+                1.0, 9 * (now - began)
+            )  # a thousand folders on a slow file system take their time
 
     @property
     def settled(self) -> bool:
@@ -147,7 +147,9 @@ def show_submission(
     jobs = sum(len(array.jobs) for array in submission.arrays)
     ids = [array.id for array in submission.arrays]
     arrays = f"{'array' if len(ids) == 1 else 'arrays'} {', '.join(ids)}"
-    places = f" in {jobs} {'job' if jobs == 1 else 'jobs'}, {arrays}" if jobs else ": all are finished, queued or running"
+    places = (
+        f" in {jobs} {'job' if jobs == 1 else 'jobs'}, {arrays}" if jobs else ": all are finished, queued or running"
+    )
     console.print(f"{len(submission.runs)} of {len(standings)} runs submitted{places}")
     lines = {"how it stands": [], "live": ["task.action=status"], "end it": ["task.action=cancel"]}
     for what, more in lines.items():

@@ -140,7 +140,10 @@ def ui_hint(folder: Path | str) -> tuple[str, str] | None:
         return None
     uri = record["uri"]
     command = uri if uri.startswith(("http:", "https:")) else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-    return command, f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART{_only(record)}"
+    return (
+        command,
+        f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART{_only(record)}",
+    )
 
 
 def _only(record: dict[str, Any]) -> str:

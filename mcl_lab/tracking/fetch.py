@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     """The command; what it prints."""
     uri, experiment, name, folder = arguments
     try:
-        from mcl_lab.tracking.mlflow_reader import MlflowRuns
+        from mcl_lab.tracking.mlflow.reader import MlflowRuns
 
         store = MlflowRuns(uri, experiment)
         found = store.find(name)

@@ -13,21 +13,21 @@ LONGEST_PASS = 300.0  # seconds; what a pass has delivered by then stays deliver
 
 
 def load_deliver(longest_pass: float = LONGEST_PASS) -> Callable[..., bool]:
-    """mlflow_store's `deliver`, which raises TimeoutError after `longest_pass` seconds; its import takes seconds.
+    """`deliver` of mlflow/store.py, which raises TimeoutError after `longest_pass` seconds; its import takes seconds.
 
     Raises RunFailed, in one line, when MLflow is missing or cannot be imported.
     """
-    return _load("mlflow_store", "deliver", longest_pass)
+    return _load("store", "deliver", longest_pass)
 
 
 def load_known_ids(longest_pass: float = LONGEST_PASS) -> Callable[[str, str], set[str]]:
-    """mlflow_reader's `known_ids`, likewise."""
-    return _load("mlflow_reader", "known_ids", longest_pass)
+    """`known_ids` of mlflow/reader.py, likewise."""
+    return _load("reader", "known_ids", longest_pass)
 
 
 def _load(module: str, name: str, longest_pass: float) -> Callable:
     try:
-        function = getattr(importlib.import_module(f"mcl_lab.tracking.{module}"), name)
+        function = getattr(importlib.import_module(f"mcl_lab.tracking.mlflow.{module}"), name)
     except ImportError as error:
         raise RunFailed(f"{NOT_INSTALLED} ({one_line(error)})") from error
     except Exception as error:  # whatever a broken package may raise

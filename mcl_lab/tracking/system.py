@@ -155,7 +155,11 @@ def carry_samples(
 def samples_left(folder: Path | str) -> bool:
     """Whether the store of a tracked run lacks samples that its folder has."""
     record = read_record(folder)
-    return record is not None and record["uri"] is not None and read_delivery(folder, record)["samples"] < len(_lines(folder))
+    return (
+        record is not None
+        and record["uri"] is not None
+        and read_delivery(folder, record)["samples"] < len(_lines(folder))
+    )
 
 
 def _batches(folder: Path, *, after: int) -> Iterator[tuple[int, list[Point]]]:
@@ -193,6 +197,8 @@ def _points(line: bytes, step: int) -> list[Point]:
     if not isinstance(sample, dict) or not has_types(sample, _TYPES) or not 0 <= sample["time_ms"] < 2**53:
         return []
     named = {name: value for name, value in sample["metrics"].items() if _NAME.fullmatch(name)}
-    numbers = {name: value for name, value in named.items() if not isinstance(value, bool) and abs(value) < 2**63}  # and no NaN
+    numbers = {
+        name: value for name, value in named.items() if not isinstance(value, bool) and abs(value) < 2**63
+    }  # and no NaN
     points = [(name, value, sample["time_ms"], step) for name, value in numbers.items()]
     return points[:MOST_POINTS]

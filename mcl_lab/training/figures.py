@@ -41,7 +41,9 @@ class EpochFigures:
             self.sums[-1] = -1
         if terms.keys() != set(self.names):
             names = f"{', '.join(terms)}, not {', '.join(self.names)} as before"
-            raise RunFailed(f"the loss terms of step {step} are {names}; one that has no part in a step must be 0 there")
+            raise RunFailed(
+                f"the loss terms of step {step} are {names}; one that has no part in a step must be 0 there"
+            )
         values = torch.stack([terms[name].detach() for name in self.names])
         correct = (torch.stack(list(own_logits)).argmax(-1) == labels).sum(-1)
         self.sums[:-1] += torch.cat([values * len(labels), correct, correct.new_full((1,), len(labels))])

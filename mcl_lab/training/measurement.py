@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ class Stopwatch:
             torch.cuda.synchronize()
         return {
             name: before.elapsed_time(now) / 1000 if self.on_cuda else now - before
-            for (_, before), (name, now) in zip(self.marks, self.marks[1:])
+            for (_, before), (name, now) in pairwise(self.marks)
         }
 
 

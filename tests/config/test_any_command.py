@@ -17,8 +17,10 @@ from mcl_lab.config.plain import leaves, plain
 from mcl_lab.config.stored import to_yaml
 
 TASK = ["task._target_=stand_in_tasks.record"]
-GRAMMAR = ["=", ",", "[", "]", "{", "}", "'", '"', "${", "}", "\\", "+", "~", "@", ":", ".", "(", ")", "range(1,3)", "glob(*)", "choice(",
-           "sort(", "int(", "???", "null", "pair", "optimizer", "lr", "seed", "/", "*", " ", "\t", "\n", "\x00", "\x1b", "\ud800"]  # fmt: skip
+GRAMMAR = ["=", ",", "[", "]", "{", "}", "'", '"', "${", "}", "\\", "+", "~", "@", ":", ".", "(", ")",
+    "range(1,3)", "glob(*)", "choice(",
+           "sort(", "int(", "???", "null", "pair", "optimizer", "lr", "seed", "/", "*", " ", "\t", "\n",
+           "\x00", "\x1b", "\ud800"]  # fmt: skip
 TEXTS = (
     st.text(max_size=30)
     | st.lists(st.sampled_from(GRAMMAR), max_size=12).map("".join)
@@ -32,9 +34,12 @@ TREES = st.recursive(
 )
 LEAVES = sorted(key for key, _ in leaves(plain(compose(["data=digits"]))))
 STORED = yaml.safe_load(to_yaml(compose([*TASK, "data=digits"]), clean=str))
-FLAGS = ["-m", "-r", "-c", "-h", "--cfg", "--info", "--help", "--hydra-help", "--package", "--resolve", "--config-dir", "-cd", "-cn", "-cp",
-         "--config-name", "--version", "--shell-completion", "--experimental-rerun", "--", "-", "--x", "job", "all", "hydra", "defaults",
-         "searchpath", "pair=resnet8", "seed=0,1", "seed=1", "query=bash", "install=fish", ".", "", "\x00", "\ud800", "é"]  # fmt: skip
+FLAGS = ["-m", "-r", "-c", "-h", "--cfg", "--info", "--help", "--hydra-help", "--package", "--resolve",
+    "--config-dir", "-cd", "-cn", "-cp",
+         "--config-name", "--version", "--shell-completion", "--experimental-rerun", "--", "-", "--x", "job",
+         "all", "hydra", "defaults",
+         "searchpath", "pair=resnet8", "seed=0,1", "seed=1", "query=bash", "install=fish", ".", "", "\x00",
+         "\ud800", "é"]  # fmt: skip
 FUZZED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -68,7 +68,7 @@ def listed(capsys):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_every_shipped_file_begins_with_a_line_on_it(file):
     line = first_line(file.read_text(encoding="utf-8"))
-    assert 5 < len(line) and line.endswith((".", "?"))
+    assert len(line) > 5 and line.endswith((".", "?"))
 
 
 def test_every_folder_of_options_is_a_group():
@@ -143,9 +143,7 @@ def test_the_kind_of_a_pair_is_that_of_its_peers(listed):
 
 def test_the_list_has_options_of_ones_own(own_folder, listed):
     found = listed(f"--config-dir={own_folder}")
-    own = {
-        f"{group}/{one['option']}": one for group, options in found.items() for one in options if one["config_dir"]
-    }
+    own = {f"{group}/{one['option']}": one for group, options in found.items() for one in options if one["config_dir"]}
     assert {one["config_dir"] for one in own.values()} == {str(own_folder)}
     assert {name: one["line"] for name, one in own.items()} == {
         "network/plain": "Three plain layers.",

@@ -65,7 +65,8 @@ def test_methods_are_all_losses_on_one_pair():
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in ("methods", "smoke") else pytest.param(name, marks=pytest.mark.full) for name in sweep_files()]
+    "name",
+    [name if name in ("methods", "smoke") else pytest.param(name, marks=pytest.mark.full) for name in sweep_files()],
 )
 def test_every_run_of_a_shipped_sweep_passes_the_check(name):
     keys = {run_key(cli.checked(words)) for words in expand([name], [])}

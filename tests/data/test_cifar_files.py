@@ -50,7 +50,7 @@ class Archive:
     def check(self, splits):
         for part, names in ((splits.train, self.train), (splits.test, self.test)):
             assert np.array_equal(part.images.numpy(), np.concatenate([self.pixels[name] for name in names]))
-            assert part.labels.tolist() == sum((self.labels[name] for name in names), [])
+            assert part.labels.tolist() == [label for name in names for label in self.labels[name]]
             assert part.labels.dtype == torch.int64
 
 

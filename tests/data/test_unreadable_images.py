@@ -94,7 +94,10 @@ def test_a_mode_is_what_was_saved():
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (Image.new("F", (8, 8), 0.5), "has floating-point pixels, whose range is not known; convert it to 8 or 16 bits"),
+        (
+            Image.new("F", (8, 8), 0.5),
+            "has floating-point pixels, whose range is not known; convert it to 8 or 16 bits",
+        ),
         (Image.new("I", (32, 32), 70000), "has pixels from 70000 to 70000, outside of 16 bits"),
         (Image.new("I", (32, 32), -3), "has pixels from -3 to -3, outside of 16 bits"),
     ],

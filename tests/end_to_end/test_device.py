@@ -14,7 +14,9 @@ def two_devices(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch._C, "_cuda_setDevice", chosen.append, raising=False)  # what torch.cuda.set_device comes down to
+    monkeypatch.setattr(
+        torch._C, "_cuda_setDevice", chosen.append, raising=False
+    )  # what torch.cuda.set_device comes down to
     monkeypatch.setattr(torch, "zeros", lambda *size, device: None)  # on a device that is not there
     return chosen
 
@@ -43,7 +45,9 @@ def test_it_is_not_there(two_devices):
 
 def test_it_cannot_be_used(two_devices, monkeypatch):
     def refuse(*size, device):
-        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be")
+        raise RuntimeError(
+            "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be"
+        )
 
     monkeypatch.setattr(torch, "zeros", refuse)
     with pytest.raises(InputError) as error:

@@ -63,7 +63,9 @@ So `python -m pytest`, or `python`.
 SMALL = ["data.batch_size=20", "trainer=debug", "trainer.max_steps=2", "trainer.threads=1"]
 SMALL_IMAGES = "data.images.size=8"
 NOISE = ["task.images=100", "task.test_images=20", "task.num_classes=10", "task.image_size=8", "data.batch_size=20"]
-STAGES = [f"pair.peers.{peer}.{setting}" for peer in "ab" for setting in ("blocks=[1,1]", "widths=[16,32]")]  # two, not three
+STAGES = [
+    f"pair.peers.{peer}.{setting}" for peer in "ab" for setting in ("blocks=[1,1]", "widths=[16,32]")
+]  # two, not three
 SMALL_BENCHMARK = ["pair=resnet8", *STAGES, "task.repeats=1", "task.events=1", "task.warmup=1", *NOISE]
 EXPECTED = r"mcl_lab: (\d+ runs read from experiment|figures of \d+ rows are in figures, attached) .*\n"  # on stderr
 PIP = "pip install -q -c constraints.txt -e "
@@ -415,7 +417,14 @@ def test_a_server(command, desk, tmp_path):
         wait_until(lambda: answer("localhost"))
         by_name = 200 if "hostname" in text else 403
         assert [answer("localhost"), answer(os.uname().nodename), answer("elsewhere")] == [200, by_name, 403]
-        desk.run("python run.py", "data=digits", "loss=baseline", SMALL_IMAGES, *SMALL, f"tracking.uri=http://localhost:{port}")
+        desk.run(
+            "python run.py",
+            "data=digits",
+            "loss=baseline",
+            SMALL_IMAGES,
+            *SMALL,
+            f"tracking.uri=http://localhost:{port}",
+        )
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

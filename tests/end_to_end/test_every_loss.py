@@ -55,8 +55,7 @@ def test_layer_weights_are_the_weight_networks_means(lmcl_run):
     )
     with torch.no_grad():
         output = [
-            cohort(images).embeddings
-            for images, _ in evaluation_batches(data.evaluated["test"], data.facts, config)
+            cohort(images).embeddings for images, _ in evaluation_batches(data.evaluated["test"], data.facts, config)
         ]
 
     def compared(i, k):

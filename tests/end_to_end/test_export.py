@@ -173,7 +173,9 @@ def test_load_says_what_is_wrong(exported, lmcl_run, tmp_path, monkeypatch):
 
 
 def test_importing_mcl_lab_imports_no_torch():
-    code = "import sys, mcl_lab; mcl_lab.load; print({'torch', 'hydra', 'mlflow', 'mcl_lab.tasks'} & sys.modules.keys())"
+    code = (
+        "import sys, mcl_lab; mcl_lab.load; print({'torch', 'hydra', 'mlflow', 'mcl_lab.tasks'} & sys.modules.keys())"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=RUN.parent, capture_output=True, text=True)
     assert done.stdout == "set()\n"
 

@@ -19,7 +19,9 @@ LOSSES = [found.name for found in catalogue()["loss"]]
 @pytest.fixture(autouse=True)
 def recorder(monkeypatch):
     monkeypatch.setattr(Graphed, "recorder", CpuRecorder)
-    monkeypatch.setattr("mcl_lab.assembly.rehearsal.use_device", lambda trainer: torch.device("cpu"))  # which refuses graphs
+    monkeypatch.setattr(
+        "mcl_lab.assembly.rehearsal.use_device", lambda trainer: torch.device("cpu")
+    )  # which refuses graphs
 
 
 def trained(words, *, graphs, steps=WARM_UP + 3):

@@ -132,7 +132,7 @@ def test_a_stopped_or_killed_launcher_loses_nothing(number, store, tmp_path, cal
     assert_same_run(folder, lmcl_run)
     runs = ledger("mine", call)
     assert [run["state"] for run in runs.values()] == ["finished"] * 2
-    assert recorded(tmp_path) == {"mine": ("FINISHED", None)} | {name: ("FINISHED", "mine") for name in runs}
+    assert recorded(tmp_path) == {"mine": ("FINISHED", None)} | dict.fromkeys(runs, ("FINISHED", "mine"))
 
 
 @pytest.mark.full
@@ -142,7 +142,7 @@ def test_four_runs_at_once_on_a_store_that_does_not_exist(tmp_path, call):
     assert (ended.status, ended.err) == (0, "")
     runs = ledger("four", call)
     assert len(runs) == 4 and all(run["state"] == "finished" for run in runs.values())
-    assert recorded(tmp_path) == {"four": ("FINISHED", None)} | {name: ("FINISHED", "four") for name in runs}
+    assert recorded(tmp_path) == {"four": ("FINISHED", None)} | dict.fromkeys(runs, ("FINISHED", "four"))
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         query = "select count(*) from metrics where key = 'test/a/own_head'"
         assert database.execute(query).fetchone() == (8,)

@@ -32,7 +32,11 @@ def sweep(server):
     folder = server.folder
     (folder / "conf" / "sweeps").mkdir(parents=True)
     (folder / "conf" / "sweeps" / "pairs.yaml").write_text(ROWS)
-    smaller = [word for word in SMALL if "peers.b" not in word] + ["trainer.epochs=3", "tracking.system=1", f"tracking.uri={server.uri}"]
+    smaller = [word for word in SMALL if "peers.b" not in word] + [
+        "trainer.epochs=3",
+        "tracking.system=1",
+        f"tracking.uri={server.uri}",
+    ]
     sweeps = ["--config-dir=conf", "+sweeps=pairs", "hydra.launcher.jobs=2"]
 
     def run(*arguments):

@@ -64,7 +64,9 @@ def test_at_the_end_of_a_run(shared, run_main, tmp_path):
 def test_again_changes_nothing(shared, run_main):
     before = {name: model.model_id for name, model in models(shared).items()}
     folder = only_folder(shared).relative_to(shared)
-    ended = run_main("task=export", f"task.checkpoint={folder}", "task.formats=[]", "task.mlflow=true", "task.format=json")
+    ended = run_main(
+        "task=export", f"task.checkpoint={folder}", "task.formats=[]", "task.mlflow=true", "task.format=json"
+    )
     assert (ended.status, ended.err) == (0, "")
     assert list(json.loads(ended.out)["models"]) == ["a", "b"]
     assert {name: model.model_id for name, model in models(shared).items()} == before

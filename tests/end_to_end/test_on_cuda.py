@@ -57,13 +57,21 @@ def test_it_trains_as_a_cpu_does():
     gradients = []
     for trained in (ours, cpu):
         images, labels = next(trained.endless)
-        gradients.append(torch.cat([g.flatten().cpu() for g in trained.updates.meta_event.hypergradient(images, labels, 0.1)]))
+        gradients.append(
+            torch.cat([g.flatten().cpu() for g in trained.updates.meta_event.hypergradient(images, labels, 0.1)])
+        )
     assert (gradients[0] - gradients[1]).norm() < 1e-2 * gradients[1].norm()
 
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["trainer.precision=bf16"], ["trainer.channels_last=false"], ["loss=dml"], ["data.batch_size=30"]],  # 400 = 13 * 30 + 10
+    [
+        [],
+        ["trainer.precision=bf16"],
+        ["trainer.channels_last=false"],
+        ["loss=dml"],
+        ["data.batch_size=30"],
+    ],  # 400 = 13 * 30 + 10
     ids=" ".join,
 )
 def test_recorded_steps_and_events_have_the_bits_of_those_as_written(words, caplog):
@@ -76,7 +84,9 @@ def test_recorded_steps_and_events_have_the_bits_of_those_as_written(words, capl
     assert [line for line in caplog.messages if "graph" in line] == []
 
 
-@pytest.mark.parametrize("words", [["trainer.compile=true"], ["trainer.compile=true", "trainer.graphs=true"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["trainer.compile=true"], ["trainer.compile=true", "trainer.graphs=true"]], ids=" ".join
+)
 def test_compiled_steps_do_the_same(words):
     compiled, plain = subject(*words), subject()
     torch.testing.assert_close(losses(compiled, 5), losses(plain, 5), rtol=1e-3, atol=0)

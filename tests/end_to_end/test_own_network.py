@@ -37,7 +37,9 @@ def test_readmes_own_network_trains(tmp_path):
     assert any("branches.1." in name for name in trained)
 
     (alone,) = re.findall(r"^baseline of plain +(.+)$", done.stdout, re.MULTILINE)
-    again = subprocess.run(alone, shell=True, cwd=tmp_path, capture_output=True, text=True)  # in a shell that knows no plugin
+    again = subprocess.run(
+        alone, shell=True, cwd=tmp_path, capture_output=True, text=True
+    )  # in a shell that knows no plugin
     assert (again.returncode, again.stderr) == (0, "")
     (baseline,) = (tmp_path / "runs").glob("single-plain-baseline-*")
     assert result(baseline)["peers"]["a"]["config"] == outcome["peers"]["b"]["config"]

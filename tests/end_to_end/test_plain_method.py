@@ -30,7 +30,9 @@ def make(pair, dtype):
     config = compose(PAIRS[pair])
     torch.manual_seed(0)
     learners = build_learners(config, 4, torch.device("cpu"), (16, 16))
-    modules = torch.nn.ModuleList([learners.cohort, learners.objective, learners.weight_network, learners.virtual_losses])
+    modules = torch.nn.ModuleList(
+        [learners.cohort, learners.objective, learners.weight_network, learners.virtual_losses]
+    )
     modules.to(dtype)
     images = torch.randn(STEPS, B, 3, 16, 16).to(dtype)
     labels = torch.stack([torch.randperm(B) % 4 for _ in range(STEPS)])

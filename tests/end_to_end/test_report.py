@@ -14,7 +14,7 @@ import pytest
 from training_runs import RUN, epochs, result
 
 from mcl_lab.results.plots import layer_weights_figure
-from mcl_lab.tracking.mlflow_store import deliver
+from mcl_lab.tracking.mlflow.store import deliver
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from training_runs import (
 
 from mcl_lab.assembly.run import NETWORKS
 from mcl_lab.runs.checkpoints import Checkpoints, checksum_of_weights, read
-from mcl_lab.tracking.mlflow_store import deliver
+from mcl_lab.tracking.mlflow.store import deliver
 
 LOSSES = sorted(path.stem for path in (RUN.parent / "conf/loss").glob("*.yaml"))
 QUIET = ["trainer.max_steps=3", "tracking=none"]
@@ -139,13 +139,13 @@ def test_device_and_threads_are_those_of_the_run(call, own_copy, baseline_run, t
     edit(folder, lambda told: told["environment"].update(threads=2))
     code, told = reproduced(call, folder)
     assert "threads" not in told["differs"]
-    code, told = reproduced(call, folder, "trainer.threads=1")
+    _, told = reproduced(call, folder, "trainer.threads=1")
     assert told["differs"]["threads"] == [2, 1] and len(reproductions(tmp_path)) == 2
     edit(folder, lambda told: told["environment"].update(device_type="cuda"))
     if not torch.cuda.is_available():
         ended = call(*REPRODUCE, f"task.run={folder}")
         assert (ended.status, ended.out) == (2, "") and "trainer.device: cuda is not there" in ended.err
-    code, told = reproduced(call, folder, "trainer.device=cpu")
+    _, told = reproduced(call, folder, "trainer.device=cpu")
     assert told["differs"]["device_type"] == ["cuda", "cpu"]
 
 
@@ -178,7 +178,7 @@ def test_a_changed_bit_in_the_networks_is_told(call, own_copy, baseline_run):
     folder = own_copy(baseline_run)
     (path,) = (folder / "checkpoints").iterdir()
     state = read(path)
-    name, value = next((name, value) for name, value in state["parts"]["cohort"].items() if value.is_floating_point())
+    value = next(value for value in state["parts"]["cohort"].values() if value.is_floating_point())
     value.view(torch.int32)[(0,) * value.ndim] ^= 1
     path.unlink()
     kept = {part: state["parts"][part] for part in NETWORKS if part in state["parts"]}

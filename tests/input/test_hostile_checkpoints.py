@@ -22,7 +22,8 @@ from mcl_lab.config.key import run_key
 from mcl_lab.config.stored import to_yaml
 
 WORDS = ["data=digits", "data.images.size=8", "pair=resnet8", "pair.peers.a.widths=[4,8,8]", "pair.peers.b.widths=[4,8,8]",
-         "loss=baseline", "data.batch_size=512", "trainer=cpu", "trainer.epochs=2", "tracking=none", "hydra.run.dir=theirs"]  # fmt: skip
+         "loss=baseline", "data.batch_size=512", "trainer=cpu", "trainer.epochs=2", "tracking=none",
+         "hydra.run.dir=theirs"]  # fmt: skip
 EVALUATE = ["task=evaluate", "task.checkpoint=theirs", "trainer=cpu"]
 
 

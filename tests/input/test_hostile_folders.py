@@ -149,7 +149,7 @@ def test_a_config_is_refused_and_nothing_of_it_runs(hostile, look, folder, capsy
     else:
         change(folder, CONFIGS[hostile][0])
     before = all_files()
-    status, out, err = call(capsys, *LOOKS[look])
+    status, _, err = call(capsys, *LOOKS[look])
     assert status == 2 and err.count("\n") == 1 and len(err) < 2100 and "hunter2" not in err, err
     assert CONFIGS[hostile][1] in err if hostile in CONFIGS else "config" in err
     assert all_files() == before
@@ -194,10 +194,7 @@ def test_cleaning_follows_no_link(link, folder, capsys, tmp_path_factory):
 
 
 VALUES = [None, 3, True, "text", ESCAPES, "../../../outside", "/outside", [], [1], {}, {"a": {"b": [None]}}, 10**30]
-SHAPES = {
-    name: value
-    for name, value in zip(("null", "number", "text", "list", "object"), (None, 3, "x", [1], {}), strict=True)
-}
+SHAPES = {"null": None, "number": 3, "text": "x", "list": [1], "object": {}}
 FILES = {
     "record": RECORD, "status": STATUS, "result": {"final": {}, "peers": {}, "loss": "lmcl", "recipe_key": "c"},
     "delivery": {"id": "a" * 32, "uri": None, "experiment": "mcl_lab", "last_epoch": 0, "error": None},

@@ -15,13 +15,15 @@ from mcl_lab import cli
 
 ESCAPES = "\x1b]0;mine\x07\x1b[2J\u202e"
 TEXTS = [
-    "../../outside", "/outside", "..", "", " ", ESCAPES, r"\input{/etc/passwd}", "$x_1^2$ 50% {a} & #1 ~ \\", "<script>alert(1)</script>",
+    "../../outside", "/outside", "..", "", " ", ESCAPES, r"\input{/etc/passwd}", "$x_1^2$ 50% {a} & #1 ~ \\",
+    "<script>alert(1)</script>",
     "| a | **b** `c` [d](javascript:e)", "'; drop table runs; --", "=1+1", "null", "3", "x" * 4000, "é 北京 🙂", "a\nb\tc",
 ]  # fmt: skip
 JSONS = [
     "", "null", "3", '"text"', "[]", "[[1, 2], [3, 4]]", "{}", '{"a": 3}', '{"a": {"name": null}}', '{"a": {"name": [1]}}',
     '{"a": {}, "b": []}', "{" + '"a": {' * 400 + "}" * 400 + "}", '{"trainer.epochs": "\\u001b[2J"}', '{"data.validation": "x"}',
-    '{"optimizer._target_": {"x": [1]}}', '{"data.images.limit": [[]], "trainer.max_steps": {}}', "9" * 4000, '{"a": {"name": "\\ud800"}}',
+    '{"optimizer._target_": {"x": [1]}}', '{"data.images.limit": [[]], "trainer.max_steps": {}}', "9" * 4000,
+    '{"a": {"name": "\\ud800"}}',
 ]  # fmt: skip
 PEER = {"name": "resnet8", "_target_": "mcl_lab.networks.resnet.ResNet"}
 TAGS = {

@@ -3,11 +3,9 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
-from training_runs import RUN, end
+from training_runs import end, start
 from wrong_files import WRONG_FILES
 
 from mcl_lab import cli
@@ -144,9 +142,7 @@ def test_what_may_not_be_read(closed, arguments, word, tmp_path):
         (tmp_path / file).write_text("# @package _global_\nseed: 1\n")
     (tmp_path / closed).chmod(0)
     try:
-        done = end(subprocess.Popen(
-            [*AS_OTHERS, sys.executable, str(RUN), *arguments], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ), timeout=60)  # fmt: skip
+        done = end(start(arguments, tmp_path, before=AS_OTHERS), timeout=60)
     finally:
         (tmp_path / closed).chmod(0o755)
     assert done.status == 2, done.err

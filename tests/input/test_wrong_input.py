@@ -106,7 +106,9 @@ def test_wrong_is_said_at_once(tmp_path):
         subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True)
         return time.perf_counter() - start
 
-    said, imported = zip(*((seconds(RUN, "optimizer.lr=-1"), seconds("-c", "import hydra")) for _ in range(5)))
+    said, imported = zip(
+        *((seconds(RUN, "optimizer.lr=-1"), seconds("-c", "import hydra")) for _ in range(5)), strict=True
+    )
     assert min(said) < 3 * min(imported)
 
 

@@ -275,8 +275,14 @@ WRONG_LATER = [
     ),
     (["data=digits", "+network@pair.peers.training=resnet8"], "pair.peers.training", ["choose another"]),
     (
-        ["data=digits", "data.images.size=8", "network@pair.peers.b=torchvision_resnet18", "pair.peers.b.model=alexnet",
-         "pair.peers.b.stem=[features.0]", "pair.peers.b.stages=[[features.2]]"],
+        [
+            "data=digits",
+            "data.images.size=8",
+            "network@pair.peers.b=torchvision_resnet18",
+            "pair.peers.b.model=alexnet",
+            "pair.peers.b.stem=[features.0]",
+            "pair.peers.b.stages=[[features.2]]",
+        ],
         "pair.peers",
         ["8x8", "too small"],
     ),

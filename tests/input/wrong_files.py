@@ -72,7 +72,7 @@ WRONG_FILES = [
     ("hydra/launcher/ours", "_target_: mcl_lab.launch.queue.run_command\ncommand: [touch, hacked]\n", ["not allowed"]),
     ("hydra/launcher/inside", "defaults: [local]\ngpus: [{_target_: os.system, command: touch hacked}]\n", ["not allowed"]),
     ("hydra/launcher/typo", "defaults: [slurm]\npartiton: gpu\n", ["did you mean hydra.launcher.partition?"]),
-    ("hydra/launcher/lines", 'defaults: [slurm]\naccount: "a\\n#SBATCH --wrap=x"\n', ["hydra.launcher.account: must be in one line"]),
+    ("hydra/launcher/lines", 'defaults: [slurm]\naccount: "a\\n#SBATCH --wrap=x"\n', ["launcher.account: must be in one line"]),
     # sweeps
     ("sweeps/itself", "sweeps: [itself]\n", ["takes in itself"]),
     ("sweeps/round", "sweeps: [about]\n", ["takes in itself"]),

@@ -20,14 +20,18 @@ def nvidia_smi(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("lines", "gpus"), [(["0", "1"], ["0", "1"]), (["No devices were found"], []), ([], [])], ids=["two", "none", "nothing"]
+    ("lines", "gpus"),
+    [(["0", "1"], ["0", "1"]), (["No devices were found"], []), ([], [])],
+    ids=["two", "none", "nothing"],
 )
 def test_what_nvidia_smi_says(lines, gpus, nvidia_smi):
     nvidia_smi(*lines)
     assert visible_gpus() == gpus
 
 
-@pytest.mark.parametrize(("listed", "gpus"), [("2,GPU-8a1e", ["2", "GPU-8a1e"]), ("", []), ("-1", []), ("NoDevFiles", [])])
+@pytest.mark.parametrize(
+    ("listed", "gpus"), [("2,GPU-8a1e", ["2", "GPU-8a1e"]), ("", []), ("-1", []), ("NoDevFiles", [])]
+)
 def test_the_environment_comes_first(listed, gpus, nvidia_smi, monkeypatch):
     nvidia_smi("0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)

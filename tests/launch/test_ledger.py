@@ -127,9 +127,7 @@ def test_standing_of_a_job(attempt, seen, said, state, detail, tmp_path):
             raise said
         return {"7_3": said} if said else {}
 
-    ledger = Ledger(
-        tmp_path, read=read_json, write=write_json, observe=lambda run: NOTHING._replace(**seen), ask=ask
-    )
+    ledger = Ledger(tmp_path, read=read_json, write=write_json, observe=lambda run: NOTHING._replace(**seen), ask=ask)
     (run,) = ledger.enter([make_run("r", copy.deepcopy(attempt))])
     standing = ledger.standing(run)
     assert standing.state == state
@@ -139,7 +137,11 @@ def test_standing_of_a_job(attempt, seen, said, state, detail, tmp_path):
 def test_a_job_tells_of_its_runs_in_a_ledger_of_its_own(tmp_path):
     """Which has every start of the run; the sweep's ledger keeps those of earlier jobs."""
     ledger = Ledger(
-        tmp_path, read=read_json, write=write_json, observe=lambda run: NOTHING, ask=lambda names: {"7_3": job("RUNNING")}
+        tmp_path,
+        read=read_json,
+        write=write_json,
+        observe=lambda run: NOTHING,
+        ask=lambda names: {"7_3": job("RUNNING")},
     )
     before = Attempt(1, "1", "n1", "0", 1, 2, 1, "boom", job="6_0")
     (run,) = ledger.enter([make_run("r", before, copy.deepcopy(SUBMITTED))])

@@ -136,7 +136,9 @@ def test_visible_gpus_and_one_run_on_each(sweep, monkeypatch):
     runs = sweep.runs(3)
     sweep.launch(LocalLauncher(), runs)
     assert {sweep.done(run)["CUDA_VISIBLE_DEVICES"] for run in runs} == {"1", "GPU-abc"}
-    assert {sweep.done(run)["CUDA_DEVICE_ORDER"] for run in runs} == {None}  # whoever numbered them had an order in mind
+    assert {sweep.done(run)["CUDA_DEVICE_ORDER"] for run in runs} == {
+        None
+    }  # whoever numbered them had an order in mind
     assert sweep.most_at_once(runs) <= 2
 
 
@@ -206,7 +208,10 @@ def test_a_stop_lets_the_runs_stop_and_the_next_launch_goes_on(sweep, number):
 
 
 def test_a_second_stop_kills(sweep):
-    deaf = "import pathlib, signal, sys, time; signal.signal(15, signal.SIG_IGN); pathlib.Path(sys.argv[1], 'began').touch(); time.sleep(60)"
+    deaf = (
+        "import pathlib, signal, sys, time; signal.signal(15, signal.SIG_IGN); "
+        "pathlib.Path(sys.argv[1], 'began').touch(); time.sleep(60)"
+    )
 
     def prepare(run):
         Path(run.folder).mkdir()

@@ -27,7 +27,7 @@ def make_input(count, seed):
         values = torch.randn(heads, B, size, generator=generator, dtype=torch.float64)
         return [value.requires_grad_() for value in values]
 
-    embeddings = [leaves(size, heads) for size, heads in zip(WIDTHS[:count], HEADS)]
+    embeddings = [leaves(size, heads) for size, heads in zip(WIDTHS[:count], HEADS, strict=False)]
     logits = [leaves(C, heads) for heads in HEADS[:count]]
     return LossInput(embeddings, logits, None, torch.tensor([2, 0, 3, 0, 3, 2]), None)
 
@@ -120,7 +120,7 @@ def published_contrastive(embeddings, labels, temperature, kd_temperature):
 )
 def test_last_layer_contrastive_learning(count, seed, weights, temperature, kd_temperature):
     batch = make_input(count, seed)
-    weights = dict(zip(("vcl", "soft_vcl", "icl", "soft_icl"), weights))
+    weights = dict(zip(("vcl", "soft_vcl", "icl", "soft_icl"), weights, strict=True))
     torch.manual_seed(seed)
     options = dict(temperature=temperature, kd_temperature=kd_temperature, width=7)
     term = LastLayerContrastiveLearning(WIDTHS[:count], **weights, **options).double()

@@ -37,7 +37,10 @@ def test_pairs_are_in_the_order_of_the_contrastive_losses(heads):
     network, embeddings = make(widths=[4, 7, 3, 5][: len(heads)], heads=heads)
     weights = network(embeddings)
     compared = [
-        [normalize(e @ projection.weight.T + projection.bias) for projection, e in zip(projections, stages, strict=True)]
+        [
+            normalize(e @ projection.weight.T + projection.bias)
+            for projection, e in zip(projections, stages, strict=True)
+        ]
         for projections, stages in zip(network.projections, embeddings, strict=True)
     ]
     expected = [

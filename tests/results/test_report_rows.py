@@ -83,9 +83,18 @@ def test_neither_schedules_nor_data_sets_are_mixed(run, alone, other):
     ("recipe", "words"),
     [
         ({}, "cifar100, 300 epochs, batch 128, SGD lr 0.1, Cosine"),
-        ({"trainer.epochs": 1, "trainer.max_steps": 3}, "cifar100, 1 epoch, at most 3 steps, batch 128, SGD lr 0.1, Cosine"),
-        ({"data.images.limit": 50}, "cifar100, at most 50 training images a class, 300 epochs, batch 128, SGD lr 0.1, Cosine"),
-        ({"data.validation": 0.1}, "cifar100, 300 epochs, batch 128, SGD lr 0.1, Cosine, 10 % of the training images held out"),
+        (
+            {"trainer.epochs": 1, "trainer.max_steps": 3},
+            "cifar100, 1 epoch, at most 3 steps, batch 128, SGD lr 0.1, Cosine",
+        ),
+        (
+            {"data.images.limit": 50},
+            "cifar100, at most 50 training images a class, 300 epochs, batch 128, SGD lr 0.1, Cosine",
+        ),
+        (
+            {"data.validation": 0.1},
+            "cifar100, 300 epochs, batch 128, SGD lr 0.1, Cosine, 10 % of the training images held out",
+        ),
     ],
 )
 def test_a_table_says_what_recipe_it_is_of(recipe, words, run):

@@ -15,7 +15,9 @@ FACTS = {"data": {"classes": ("a", "b"), "mean": [0.5]}}
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    return Checkpoints(tmp_path / "checkpoints", lambda path, content: path.write_bytes(content), run_key="k", facts=FACTS)
+    return Checkpoints(
+        tmp_path / "checkpoints", lambda path, content: path.write_bytes(content), run_key="k", facts=FACTS
+    )
 
 
 def state(value):

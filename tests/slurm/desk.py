@@ -16,7 +16,13 @@ from training_runs import LMCL, RUN, Ended, end, start
 from mcl_lab import cli
 
 ONE_CORE = ["hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.memory=2G"]
-LONG = [*LMCL, "loss.meta_event.every=22", "trainer.epochs=6", "trainer.checkpoint_steps=5", "tracking=none"]  # ten seconds
+LONG = [
+    *LMCL,
+    "loss.meta_event.every=22",
+    "trainer.epochs=6",
+    "trainer.checkpoint_steps=5",
+    "tracking=none",
+]  # ten seconds
 
 
 class Desk:

@@ -121,7 +121,12 @@ def test_what_sbatch_refuses(words, said, desk):
 
 def test_variables_of_sbatch_do_not_get_around_the_settings(desk):
     """They count more for sbatch than the lines of a script; what a user presets for the site stays when nothing else is said."""
-    desk.environment |= {"SBATCH_TIMELIMIT": "7", "SBATCH_PARTITION": "low", "SBATCH_NO_REQUEUE": "1", "SBATCH_WAIT": "1"}
+    desk.environment |= {
+        "SBATCH_TIMELIMIT": "7",
+        "SBATCH_PARTITION": "low",
+        "SBATCH_NO_REQUEUE": "1",
+        "SBATCH_WAIT": "1",
+    }
     desk.environment |= {"SBATCH_EXPORT": "NONE", "MCL_LAB_PLUGINS": "nothing"}
     blocker = desk.cluster.submit("sleep 300", "--exclusive", "--nodes=2", "--partition=high")
     desk.cluster.wait(blocker, "RUNNING")
@@ -155,7 +160,7 @@ def test_interrupted_while_sbatch_takes_its_time(desk):
         assert time.monotonic() < until
         time.sleep(0.1)
     os.killpg(launching.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
-    out, err = launching.communicate(timeout=60)
+    _, err = launching.communicate(timeout=60)
     desk.environment |= {"PATH": path}
     assert launching.returncode == 130, err
     assert {run["state"] for run in desk.standings("two")} == {"queued"}
@@ -181,7 +186,11 @@ def test_a_run_of_two_sweeps_has_one_job(desk):
 def test_a_ledger_that_cannot_be_written_after_the_submission(desk):
     """What SLURM has taken is given back, and the same command submits it when there is room."""
     command = [*ONE_CORE, "-m", "sweep=four", *LONG, *FOUR]
-    third = [*with_failing("rename", "ENOSPC", "3"), "-P", "runs/sweeps/four/.ledger.json.tmp"]  # the first two come before
+    third = [
+        *with_failing("rename", "ENOSPC", "3"),
+        "-P",
+        "runs/sweeps/four/.ledger.json.tmp",
+    ]  # the first two come before
     refused = end(start(command, desk.folder, env=desk.environment, before=third))
     assert refused.status == 1 and refused.err.count("\n") == 1
     assert "No space left on device" in refused.err and "Traceback" not in refused.err

@@ -93,7 +93,9 @@ def test_a_sweep_longer_than_an_array_may_be(tmp_path, tmp_path_factory):
         desk = Desk(tmp_path, small.up())
         words = [*BASELINE, "tracking=none", "trainer.epochs=1", "hydra.launcher.array_parallelism=2"]
         words.append("seed=0,1,2,3,4")
-        assert "5 of 5 runs, in 5 jobs" in desk.run(*ONE_CORE, "-m", "sweep=long", *words, "hydra.launcher.dry_run=true")
+        assert "5 of 5 runs, in 5 jobs" in desk.run(
+            *ONE_CORE, "-m", "sweep=long", *words, "hydra.launcher.dry_run=true"
+        )
         said = desk.run(*ONE_CORE, "-m", "sweep=long", *words)
         assert "5 of 5 runs submitted in 5 jobs" in said
         standings = desk.wait("long", lambda runs: all("Dependency" in run["detail"] for run in runs[2:]))
@@ -108,7 +110,9 @@ def test_a_sweep_longer_than_an_array_may_be(tmp_path, tmp_path_factory):
 def test_a_thousand_runs_are_tried_out(cluster, tmp_path):
     """Different networks, losses and rates; SLURM is asked about the jobs, nothing is submitted or written."""
     desk = Desk(tmp_path, cluster)
-    pairs = "resnet8,resnet20,resnet32,resnet56,resnet110,wrn_16_2,wrn_40_2,shufflenetv2_1x,hcgnet_a1,resnet32_resnet110"
+    pairs = (
+        "resnet8,resnet20,resnet32,resnet56,resnet110,wrn_16_2,wrn_40_2,shufflenetv2_1x,hcgnet_a1,resnet32_resnet110"
+    )
     rates = ",".join(f"{rate / 1000}" for rate in range(1, 26))
     words = [f"pair={pairs}", "loss=lmcl,mcl,dml,baseline", f"optimizer.lr={rates}", "hydra.launcher.dry_run=true"]
     said = desk.run(*ONE_CORE, "-m", *words, timeout=300)

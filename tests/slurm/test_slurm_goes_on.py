@@ -67,7 +67,9 @@ def test_a_time_limit(cluster, tmp_path):
     desk.environment |= {"MCL_LAB_PLUGINS": "sleepy", "PYTHONPATH": str(Path(__file__).parent), "ASLEEP": "0.3"}
     desk.submit("one", *longer, "hydra.launcher.time=1", "hydra.launcher.warning=30")
     (run,) = desk.wait("one", lambda runs: runs[0]["attempts"] >= 2)
-    cluster.run("scontrol", "update", f"jobid={run['job']}", "timelimit=30", check=False)  # else a slow machine needs too many
+    cluster.run(
+        "scontrol", "update", f"jobid={run['job']}", "timelimit=30", check=False
+    )  # else a slow machine needs too many
     (run,) = desk.wait_all("one", limit=400)
     assert run["attempts"] >= 2
     assert "stopped by SIGUSR2" in (tmp_path / f"runs/sweeps/one/jobs/{run['job']}_0_log.err").read_text()

@@ -45,7 +45,9 @@ def test_sixteen_start_at_once_on_a_store_that_is_not_there(desk):
     desk.cluster.wait(blocker, "RUNNING")
     seeds = ",".join(map(str, range(16)))
     packed = ["hydra.launcher.runs_per_gpu=4", "hydra.launcher.cpus=4"]
-    assert "16 of 16 runs submitted in 4 jobs" in desk.run(*ONE_CORE, *packed, "-m", "sweep=many", *words, f"seed={seeds}")
+    assert "16 of 16 runs submitted in 4 jobs" in desk.run(
+        *ONE_CORE, *packed, "-m", "sweep=many", *words, f"seed={seeds}"
+    )
     desk.cluster.run("scancel", blocker)
     desk.wait_all("many", limit=400)
     desk.wait_recorded()

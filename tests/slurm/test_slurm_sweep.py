@@ -70,7 +70,9 @@ def test_eight_runs_one_of_which_is_mended(desk):
     assert {run["state"] for run in standings if run is not failed} == {"finished"}
     for run in standings:
         desk.cluster.wait(run["job"])  # which the accounting knows a moment after the run has ended
-    records = desk.cluster.run("sacct", "-n", "-P", "-X", "-j", array, "-o", "JobID,State,ExitCode,NodeList").split("\n")
+    records = desk.cluster.run("sacct", "-n", "-P", "-X", "-j", array, "-o", "JobID,State,ExitCode,NodeList").split(
+        "\n"
+    )
     states = {name: (state, code, node) for name, state, code, node in (line.split("|") for line in records)}
     assert len(states) == 8
     assert {name for name, (state, *_) in states.items() if state == "FAILED"} == {failed["job"]}

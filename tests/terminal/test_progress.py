@@ -12,10 +12,15 @@ def shown(count: int, width: int, *, done: int = 0, terminal: bool = True) -> li
     """The lines of a run of `count` peers, one epoch long, without the bar."""
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=terminal, force_interactive=False, color_system=None)
-    peers = {key: "shufflenetv2_1x" for key in "abcd"[:count]}
+    peers = dict.fromkeys("abcd"[:count], "shufflenetv2_1x")
     progress = ConsoleProgress(console, peers, ensembles=True)
     progress.bar.disable = True
-    figures = {f"{part}/{peer}/{head}": 100.0 for peer in peers for part in ("train", "test") for head in ("own_head", "ensemble")}
+    figures = {
+        f"{part}/{peer}/{head}": 100.0
+        for peer in peers
+        for part in ("train", "test")
+        for head in ("own_head", "ensemble")
+    }
     times = {"train/seconds": 1234.5, "train/evaluation_seconds": 0.0}
     record = {"epoch": 300, "metrics": {"train/loss": 1234.567, "train/learning_rate": 0.1, **times, **figures}}
     with progress.of(epochs=300, steps=117_300, done=done):

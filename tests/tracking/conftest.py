@@ -16,7 +16,7 @@ def no_foreign_settings(monkeypatch):
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
     """An SQLite file with MLflow's schema in it, which takes seconds to make."""
-    from mcl_lab.tracking import mlflow_store
+    from mcl_lab.tracking.mlflow import store as mlflow_store
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     mlflow_store.MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
@@ -83,5 +83,3 @@ def epochs_as_points():
         )
 
     return points
-
-

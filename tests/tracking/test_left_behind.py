@@ -138,7 +138,7 @@ def test_a_launcher_on_another_host_is_not_taken_for_gone(store, sweep_of, store
 
 def test_the_first_failure_ends_it_and_the_run_itself_is_well(store, sweep_of, monkeypatch):
     """A store that takes the run and then fails is asked once more, not once for each of the others."""
-    from mcl_lab.tracking import mlflow_store
+    from mcl_lab.tracking.mlflow import store as mlflow_store
 
     sweep, own, *others = sweep_of(store, "own", *(f"other{n}" for n in range(5)))
     for journal in (own, *others):
@@ -168,7 +168,7 @@ def test_a_store_that_fails_is_not_asked_for_others(tmp_path, sweep_of):
 
 def test_a_run_that_goes_on_gets_its_sender_at_once(store, sweep_of, monkeypatch):
     """It is not kept waiting for what others have left."""
-    from mcl_lab.tracking import mlflow_store
+    from mcl_lab.tracking.mlflow import store as mlflow_store
 
     _, own, *others = sweep_of(store, "own", *(f"other{n}" for n in range(5)))
     for journal in (own, *others):

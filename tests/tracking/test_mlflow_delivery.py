@@ -6,8 +6,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mcl_lab.runs.journal import Journal, read_record, read_status
-from mcl_lab.tracking import mlflow_store
 from mcl_lab.tracking.delivery import is_delivered, ui_hint
+from mcl_lab.tracking.mlflow import store as mlflow_store
 
 
 class Killed(BaseException):

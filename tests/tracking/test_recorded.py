@@ -7,8 +7,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mcl_lab.runs.records import RunFolders, StoreUnavailable
-from mcl_lab.tracking.mlflow_reader import MlflowRuns
-from mcl_lab.tracking.mlflow_store import deliver
+from mcl_lab.tracking.mlflow.reader import MlflowRuns
+from mcl_lab.tracking.mlflow.store import deliver
 
 FINAL = {"final/a/own_head_last_epoch": 90.5, "final/a/best_epoch": 2.0}
 

@@ -13,7 +13,7 @@ from mcl_lab.runs.journal import Journal, end_state, read_status
 from mcl_lab.runs.records import is_running
 from mcl_lab.tasks.sync import sync
 from mcl_lab.tracking.delivery import is_delivered, wait_delivered
-from mcl_lab.tracking.mlflow_store import deliver
+from mcl_lab.tracking.mlflow.store import deliver
 from mcl_lab.tracking.sender import follow
 
 ROOT = Path(__file__).parents[2]

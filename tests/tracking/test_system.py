@@ -15,9 +15,10 @@ from mlflow_server import MlflowServer, wait_until
 
 from mcl_lab.runs.journal import Journal
 from mcl_lab.tasks.sync import sync
-from mcl_lab.tracking import mlflow_store, sender, system
+from mcl_lab.tracking import sender, system
 from mcl_lab.tracking.delivery import is_delivered, wait_delivered
-from mcl_lab.tracking.mlflow_reader import MlflowRuns
+from mcl_lab.tracking.mlflow import store as mlflow_store
+from mcl_lab.tracking.mlflow.reader import MlflowRuns
 from mcl_lab.tracking.sender import follow
 from mcl_lab.tracking.system import samples_left
 
@@ -35,7 +36,9 @@ def followed():
         results = []
         options = {"poll": 0.05, "longest_pause": 0.2, "system": 0.2} | options
         journal.status("running")
-        threads.append(threading.Thread(target=lambda: results.append(follow(journal.folder, pid or os.getpid(), **options))))
+        threads.append(
+            threading.Thread(target=lambda: results.append(follow(journal.folder, pid or os.getpid(), **options)))
+        )
         threads[-1].start()
         return results
 
@@ -59,7 +62,10 @@ def points(lines: list[dict]) -> list[tuple]:
 
 
 def a_sample(number: int, **metrics: float) -> dict:
-    return {"time_ms": 1_700_000_000_000 + number, "metrics": {f"system/{name}": 1.0 * number for name in USUAL} | metrics}
+    return {
+        "time_ms": 1_700_000_000_000 + number,
+        "metrics": {f"system/{name}": 1.0 * number for name in USUAL} | metrics,
+    }
 
 
 def write(folder: Path, *lines: dict | str) -> None:
@@ -117,10 +123,20 @@ def test_a_record_that_moves_takes_its_samples_along(store, empty_store, new_run
 
 def test_damaged_lines_are_passed_over(store, new_run, stored_runs, followed):
     journal = new_run(store)
-    bad = {"system/nan": float("nan"), "system/huge": 10**400, "system/../up": 1.0, "final/a": 99.0, "train/loss": 1.0, "system/yes": True}
+    bad = {
+        "system/nan": float("nan"),
+        "system/huge": 10**400,
+        "system/../up": 1.0,
+        "final/a": 99.0,
+        "train/loss": 1.0,
+        "system/yes": True,
+    }
     text = json.dumps(a_sample(4))
     damaged = ["", "{}", "[" * 100_000, "\udcff" + text, text[:50], json.dumps(a_sample(4) | {"time_ms": -1})]
-    damaged += [json.dumps(a_sample(4) | {"metrics": {"system/a": "much"}}), json.dumps(a_sample(4) | {"time_ms": True})[:-9]]
+    damaged += [
+        json.dumps(a_sample(4) | {"metrics": {"system/a": "much"}}),
+        json.dumps(a_sample(4) | {"time_ms": True})[:-9],
+    ]
     write(journal.folder, a_sample(1), *damaged, a_sample(2, **bad))
     with open(journal.folder / "system.jsonl", "a") as file:
         file.write(text[:-5])  # by a sender that was killed
@@ -162,7 +178,9 @@ def test_many_samples_are_few_requests_and_none_is_sent_twice(store, new_run, st
     assert run["metrics"] == points(lines)
 
 
-def test_a_store_that_refuses_samples_has_all_the_rest(store, new_run, stored_runs, followed, epoch, monkeypatch, capsys):
+def test_a_store_that_refuses_samples_has_all_the_rest(
+    store, new_run, stored_runs, followed, epoch, monkeypatch, capsys
+):
     journal = new_run(store)
     log_batch = MlflowClient.log_batch
 
@@ -212,7 +230,12 @@ def a_folder(patch, folder):
 
 @pytest.mark.parametrize(
     ("fault", "said"),
-    [(missing, "ModuleNotFoundError"), (broken, "ZeroDivisionError"), (full, "No space left"), (a_folder, "Is a directory")],
+    [
+        (missing, "ModuleNotFoundError"),
+        (broken, "ZeroDivisionError"),
+        (full, "No space left"),
+        (a_folder, "Is a directory"),
+    ],
 )
 def test_what_fails_is_said_once_and_costs_the_run_nothing(
     fault, said, store, new_run, stored_runs, followed, epoch, monkeypatch, capsys
@@ -250,8 +273,8 @@ def test_sampling_goes_on_while_a_store_is_slow_and_ends_with_the_run(new_run, f
 def test_sampling_ends_with_a_process_that_vanishes(store, new_run, stored_runs, followed, signed_by):
     journal = new_run(store)
     process = subprocess.Popen(["sleep", "600"])
-    journal.status = lambda state: Journal.status(journal, state) or signed_by(
-        journal.folder, pid=process.pid, process_start=None
+    journal.status = lambda state: (
+        Journal.status(journal, state) or signed_by(journal.folder, pid=process.pid, process_start=None)
     )
     results = followed(journal, pid=process.pid)
     wait_until(lambda: samples(journal.folder))

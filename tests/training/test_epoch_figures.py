@@ -50,7 +50,9 @@ def test_each_peer_has_its_accuracy():
     assert EpochFigures(CPU).latest() is None
 
 
-@pytest.mark.parametrize("terms", [{"loss": 1.0}, {"loss": 1.0, "late": 2.0, "later": 3.0}, {"other": 1.0, "late": 2.0}])
+@pytest.mark.parametrize(
+    "terms", [{"loss": 1.0}, {"loss": 1.0, "late": 2.0, "later": 3.0}, {"other": 1.0, "late": 2.0}]
+)
 def test_terms_that_come_or_go_are_refused(terms):
     """They would be missing in the sums, and nobody would watch them."""
     figures = EpochFigures(CPU)

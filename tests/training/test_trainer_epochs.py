@@ -1,6 +1,7 @@
 """What the loop does and writes, epoch by epoch."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def test_max_steps(max_steps, steps_after_epochs):
     assert [record["epoch"] for record in records] == list(range(1, len(records) + 1))
     assert run.objective.calls == steps_after_epochs[-1] and run.trainer.finished
     assert run.shown.total == min(max_steps, 15)
-    in_epoch = [step - before for before, step in zip([0, *steps_after_epochs], steps_after_epochs)]
+    in_epoch = [step - before for before, step in pairwise([0, *steps_after_epochs])]
     events = sum(math.ceil(steps / 2) for steps in in_epoch)  # after every second batch of an epoch
     assert len(run.meta_event.events) == events
 
@@ -95,7 +96,7 @@ def test_layer_weights_of_the_test_images():
     names = ["a.stage1-b.stage1", "a.stage1-b.own_head", "a.own_head-b.stage1", "a.own_head-b.own_head"]
     assert len(rows) == 6  # three batches of test images after each epoch
     for epoch, (found, expected) in enumerate(zip(metrics, without, strict=True)):
-        means = [torch.cat(column).mean().item() for column in zip(*rows[3 * epoch : 3 * epoch + 3])]
+        means = [torch.cat(column).mean().item() for column in zip(*rows[3 * epoch : 3 * epoch + 3], strict=True)]
         layer_weights = {f"layer_weights/{name}": pytest.approx(mean) for name, mean in zip(names, means, strict=True)}
         assert found == expected | layer_weights
     assert equal(run.trainer.state_dict()["parts"], plain.trainer.state_dict()["parts"])

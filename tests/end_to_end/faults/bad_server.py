@@ -11,7 +11,12 @@ from http.server import BaseHTTPRequestHandler
 from mlflow_server import SECONDS, MlflowServer
 
 HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
-BODIES = {"garbage": b"<html>\xff\x00 sign in", "list": b"[]", "object": b"{}", "null": b"null"}  # in place of an answer
+BODIES = {
+    "garbage": b"<html>\xff\x00 sign in",
+    "list": b"[]",
+    "object": b"{}",
+    "null": b"null",
+}  # in place of an answer
 
 
 class RealServer(MlflowServer):
@@ -89,7 +94,9 @@ class BadServer:
         elif fault == "silent":
             over.wait(SECONDS)
         elif fault in ("endless", "dripping"):
-            handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999999999999\r\n\r\n")
+            handler.wfile.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999999999999\r\n\r\n"
+            )
             while not over.is_set():
                 handler.wfile.write(b"1" * 2**20 if fault == "endless" else b"1")
                 if fault == "dripping":

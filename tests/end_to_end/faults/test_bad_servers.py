@@ -28,7 +28,7 @@ FAULTS += [pytest.param("object", "runs/update", marks=pytest.mark.full)]
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    from mcl_lab.tracking.mlflow_store import MlflowClient
+    from mcl_lab.tracking.mlflow.store import MlflowClient
 
     folder = tmp_path_factory.mktemp("server")
     MlflowClient(tracking_uri=f"sqlite:///{folder}/empty.db").search_experiments()  # which takes longer than a copy
@@ -287,7 +287,7 @@ def test_a_run_for_each_fault(real, tmp_path, monkeypatch):
     faults = [401, 500, "object", "cut", "late", "silent", "dripping"]
     ended = list(map(run, faults))
     try:
-        for server, cwd, exit_status in ended:
+        for _, cwd, exit_status in ended:
             output = (cwd / "output.txt").read_text()
             assert exit_status == 0 and "mcl_lab: " not in output and "Traceback" not in output
             assert "not yet recorded" in output
@@ -320,7 +320,7 @@ def test_a_run_whose_senders_are_killed_at_random_moments(real, bad, tmp_path):
             os.kill(process, signal.SIGKILL)
         sender.kill()  # if it still was about to begin
         sender.wait()
-        killed += 1
+        killed += 1  # noqa: SIM113 (counted over several loops)
         assert fault is not None or training.poll() is None  # or all would be delivered already
     ended = end(training)
     assert (ended.status, ended.err) == (0, "")

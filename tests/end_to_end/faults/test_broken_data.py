@@ -127,7 +127,9 @@ def test_bad_images_under_any_names_are_left_out_and_listed(spoilt, tmp_path):
     assert len(listed) == sum(map(len, faults.values())) == len(set(listed))
     for reason, count in (("is no regular file", 4), ("floating-point", 4), ("is empty", 4), ("No such file", 4)):
         assert sum(reason in line for line in listed) == count, reason
-    assert all(any(name in line for line in listed) for name in ("中文", "عربي", "🙂", "two words", "${seed}", r"\_^~&#%"))
+    assert all(
+        any(name in line for line in listed) for name in ("中文", "عربي", "🙂", "two words", "${seed}", r"\_^~&#%")
+    )
     assert not [letter for line in lines for letter in line if not letter.isprintable()]
     assert (folder / "result.json").read_text(encoding="utf-8")
 
@@ -220,7 +222,9 @@ def test_an_archive_that_is_cut_is_refused_in_one_line(tmp_path, refused, monkey
     archive = tmp_path / f"{name.replace('r1', 'r-1')}-python.tar.gz"
     archive.write_bytes(b"\x1f\x8b\x08" + os.urandom(5000))
     line = refused(f"data={name}", f"data.root={tmp_path}", "tracking=none", "trainer=cpu")
-    assert line.startswith(f"data.root: {archive} is corrupt and cannot be downloaded again; put a sound copy of https://")
+    assert line.startswith(
+        f"data.root: {archive} is corrupt and cannot be downloaded again; put a sound copy of https://"
+    )
 
 
 def at_epoch(process, cwd, number) -> Path:
@@ -296,7 +300,9 @@ def test_other_images_of_the_same_name_are_another_run(tmp_path):
     assert ended(tmp_path, *words)[0] == 0
     folder = only_folder(tmp_path)
     status, text = ended(tmp_path, *cars)
-    other = f"{folder.relative_to(tmp_path)} was trained on other images of this name; name these data.name=ANOTHER_NAME"
+    other = (
+        f"{folder.relative_to(tmp_path)} was trained on other images of this name; name these data.name=ANOTHER_NAME"
+    )
     assert (status, text) == (2, f"mcl_lab: error: data.name: {other}\n")
     for place in (shutil.copytree(tmp_path / "birds", tmp_path / "copied"), tmp_path / "gone"):
         status, text = ended(tmp_path, *words, f"data.root={place}")
@@ -313,7 +319,9 @@ def test_images_that_have_changed_since_are_told_of(tmp_path):
     Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "data/test/dogs/0dogs.png")
     status, text = ended(tmp_path, *evaluate)
     assert status == 0 and f"mcl_lab: these are not the images that {only_folder(tmp_path)} was evaluated on" in text
-    status, text = ended(tmp_path, *evaluate, "data=imagefolder", f"data.root={tmp_path / 'data'}", "data.images.size=8")
+    status, text = ended(
+        tmp_path, *evaluate, "data=imagefolder", f"data.root={tmp_path / 'data'}", "data.images.size=8"
+    )
     assert status == 0 and "these are not the images" not in text  # they were asked for
 
 

@@ -26,7 +26,7 @@ def checkpoints(folder):
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_the_newest_checkpoint_is_damaged(damage, call, own_copy, interrupted_run, lmcl_run):
     folder = own_copy(interrupted_run)
-    older, newest = checkpoints(folder)
+    _, newest = checkpoints(folder)
     newest.write_bytes(damage(newest.read_bytes()))
     ended = call(*QUIET)
     assert ended.status == 0

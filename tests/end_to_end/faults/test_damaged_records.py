@@ -29,7 +29,7 @@ FILES = ["record.json", "metrics.jsonl", "status.json", "delivery.json"]
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory) -> Path:
-    from mcl_lab.tracking.mlflow_store import MlflowClient
+    from mcl_lab.tracking.mlflow.store import MlflowClient
 
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
@@ -43,7 +43,10 @@ def no_foreign_settings(monkeypatch):
 
 
 def epochs(count: int = 3) -> list[dict]:
-    return [{"epoch": n, "step": n, "time_ms": 1_700_000_000_000 + n, "metrics": {"loss": 1 / n}} for n in range(1, count + 1)]
+    return [
+        {"epoch": n, "step": n, "time_ms": 1_700_000_000_000 + n, "metrics": {"loss": 1 / n}}
+        for n in range(1, count + 1)
+    ]
 
 
 def record(folder: Path, database: Path) -> dict:
@@ -100,7 +103,9 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_file_costs_its_run_a_line_and_is_mended_when_the_run_goes_on(name, damage, database, tmp_path, capsys):
+def test_a_damaged_file_costs_its_run_a_line_and_is_mended_when_the_run_goes_on(
+    name, damage, database, tmp_path, capsys
+):
     journal = a_run(tmp_path / "bad", database, delivered=True)
     a_run(tmp_path / "good", database, delivered=False)
     path = journal.folder / name
@@ -211,7 +216,9 @@ def test_a_broken_mlflow_is_said_in_one_line(defect, said, database, tmp_path):
     code = f"from mcl_lab.tasks.sync import sync; sync(None, runs={str(journal.folder)!r})"
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert ended.stderr.splitlines()[-1].startswith("mcl_lab.errors.RunFailed: ") and said in ended.stderr.splitlines()[-1]
+    assert (
+        ended.stderr.splitlines()[-1].startswith("mcl_lab.errors.RunFailed: ") and said in ended.stderr.splitlines()[-1]
+    )
 
 
 def test_a_folder_that_may_only_be_read_costs_a_line(database, tmp_path, capsys):

@@ -68,7 +68,9 @@ def test_a_disk_that_fails_from_some_moment_on(error, every, baseline_run, tmp_p
             assert "Traceback" not in output
         again = fork(main_in, cwd, QUIET)
         assert again == 0, (number, (cwd / "output.txt").read_text())
-        (only_folder(cwd) / "run.lock").unlink(missing_ok=True)  # of a run that failed in its last act, which does no harm
+        (only_folder(cwd) / "run.lock").unlink(
+            missing_ok=True
+        )  # of a run that failed in its last act, which does no harm
         assert_same_run(only_folder(cwd), baseline_run)
         if failed * every < number - 2 * every:  # and it was finished before that moment the last times
             break

@@ -22,7 +22,9 @@ def plugin(monkeypatch):
 def assert_stopped(ended, message: str, step: int, folder) -> None:
     """At `step`, of which there is no checkpoint; those there are hold nothing but finite values."""
     assert ended.status == 1
-    assert re.fullmatch(rf"mcl_lab: error: {message} is not finite \(NaN or infinite\) (at|after) step {step}\n", ended.err)
+    assert re.fullmatch(
+        rf"mcl_lab: error: {message} is not finite \(NaN or infinite\) (at|after) step {step}\n", ended.err
+    )
     assert status(folder) == "failed" and not (folder / "result.json").exists()
     kept = sorted((folder / "checkpoints").glob("*.pt"))
     assert len(kept) == 2

@@ -40,7 +40,8 @@ class Fails(nn.Module):
         if self.calls < 4:  # not before there is a run folder
             return {{"odd": inputs.logits[0][-1].sum()}}
         secrets = [os.environ[name] for name in {names}]
-        raise RuntimeError(f"no way to postgresql://ann:{{secrets[0]}}@db/x?sslpassword=1234 with {{secrets}} at {{os.environ['WHERE']}}")
+        server = f"postgresql://ann:{{secrets[0]}}@db/x?sslpassword=1234"
+        raise RuntimeError(f"no way to {{server}} with {{secrets}} at {{os.environ['WHERE']}}")
 """
 
 
@@ -164,7 +165,7 @@ def test_no_byte_of_a_password_anywhere(canaries, tmp_path, monkeypatch, capfd):
     server_folder, cwd, given = tmp_path / "server", tmp_path / "cwd", tmp_path / "given"
     for folder in (server_folder, cwd, given / "tracking"):
         folder.mkdir(parents=True)
-    from mcl_lab.tracking.mlflow_store import MlflowClient
+    from mcl_lab.tracking.mlflow.store import MlflowClient
 
     real = RealServer(server_folder)
     MlflowClient(tracking_uri=f"sqlite:///{real.database}").search_experiments()

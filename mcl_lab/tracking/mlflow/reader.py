@@ -7,15 +7,15 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from mcl_lab.tracking.delivery import one_line
-from mcl_lab.runs.journal import KIND_TAG
-from mcl_lab.tracking.mlflow_store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG, one_at_a_time
-from mcl_lab.runs.records import RecordedRun, StoreUnavailable, final_figures
-from mcl_lab.tracking.system import PREFIX
-from mcl_lab.host.uri import connectable_uri, credentials, sqlite_file, stored_uri
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
 
-from mlflow import MlflowClient  # after mlflow_store, which sets it up  # isort: skip
-from mlflow.entities import Run, ViewType  # isort: skip
+from mcl_lab.host.uri import connectable_uri, credentials, sqlite_file, stored_uri
+from mcl_lab.runs.journal import KIND_TAG
+from mcl_lab.runs.records import RecordedRun, StoreUnavailable, final_figures
+from mcl_lab.tracking.delivery import one_line
+from mcl_lab.tracking.mlflow.store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG, one_at_a_time
+from mcl_lab.tracking.system import PREFIX
 
 PAGE = 1000  # runs a request
 STATES = {status: state for state, status in MLFLOW_STATUS.items() if state != "vanished"}
@@ -141,7 +141,11 @@ def _search(client: MlflowClient, experiment_id: str, view: int) -> Iterator[Run
     token = ""
     while token is not None:
         page = client.search_runs(
-            [experiment_id], run_view_type=view, max_results=PAGE, order_by=["attributes.start_time ASC"], page_token=token
+            [experiment_id],
+            run_view_type=view,
+            max_results=PAGE,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
         )
         yield from page
         token = page.token or None

@@ -8,20 +8,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import mlflow.pytorch
 import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
 
 from mcl_lab.errors import RunFailed
 from mcl_lab.host.uri import connectable_uri
 from mcl_lab.runs.journal import read_record
 from mcl_lab.tracking.delivery import read_delivery
-from mcl_lab.tracking.mlflow_store import KEY_TAG  # sets MLflow up
-
-import mlflow.pytorch  # isort: skip
-from mlflow import MlflowClient  # isort: skip
-from mlflow.entities import LoggedModelStatus  # isort: skip
-from mlflow.exceptions import MlflowException  # isort: skip
-from mlflow.models import Model, ModelSignature  # isort: skip
-from mlflow.types import Schema, TensorSpec  # isort: skip
+from mcl_lab.tracking.mlflow.store import KEY_TAG
 
 WEIGHTS_TAG = "mcl_lab.weights"
 
@@ -63,7 +62,9 @@ class RunModels:
             input_example=np.zeros((2, 3, *image_size), np.float32),
             signature=ModelSignature(*(Schema([TensorSpec(np.dtype("float32"), shape)]) for shape in (images, logits))),
             serialization_format="pt2",
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],  # asking MLflow to find out takes longer
+            pip_requirements=[
+                f"torch=={torch.__version__.partition('+')[0]}"
+            ],  # asking MLflow to find out takes longer
             tags={WEIGHTS_TAG: weights, KEY_TAG: self.record["run_key"]},
         )
         return logged.model_uri

@@ -1,4 +1,4 @@
-"""Carries a run's record to MLflow; mlflow_reader.py, which reads it back, imports this first: MLflow is set up here.
+"""Carries a run's record to MLflow.
 
 Every pass may die at any point and be done again, by this process or another, without anything being there twice: the
 MLflow run is looked up by its tag, parameters and tags are compared, metrics carry the journal's own step and time
@@ -7,12 +7,16 @@ stamp (MLflow keeps equal points once), artifacts replace themselves.
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from mcl_lab.host.files import exclusive, read_json
 from mcl_lab.host.uri import connectable_uri, sqlite_file
@@ -30,36 +34,24 @@ from mcl_lab.runs.journal import (
 )
 from mcl_lab.runs.lock import LOCK
 from mcl_lab.tracking.delivery import is_delivered, read_delivery, write_delivery
+from mcl_lab.tracking.mlflow import configure
 from mcl_lab.tracking.system import Point, carry_samples
-
-
-def _configure_mlflow() -> None:
-    """MLflow's settings, which it reads from the environment, some when it is imported and some at each request.
-
-    A pass that fails is done again as a whole: MLflow's own retries would only hide it for minutes, and a request repeated
-    behind our back could make a run twice.
-    """
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # MLflow complains where there is no git
-
-
-_configure_mlflow()
-
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
 RUN_LOCK = "mlflow.lock"  # held by whoever looks a run up to make it when it is not there
-ARTIFACTS = ("config.yaml", "result.json", "run.log", "ledger.json", "table.md", "changes.diff", "changes-*.diff")  # patterns
+ARTIFACTS = (
+    "config.yaml",
+    "result.json",
+    "run.log",
+    "ledger.json",
+    "table.md",
+    "changes.diff",
+    "changes-*.diff",
+)  # patterns
 SAMPLES_FIRST = 2.0  # seconds that an epoch or the end of a run may wait for them; all but a few are there as a rule
 MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "vanished": "FAILED"}
 
-for _chatty in ("mlflow", "alembic"):
+for _chatty in ("mlflow", "alembic"):  # once they are imported, which sets it too
     logging.getLogger(_chatty).setLevel(logging.ERROR)
 
 
@@ -75,7 +67,7 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
     record = read_record(folder)
     if record is None or record["uri"] is None:
         return True
-    _configure_mlflow()
+    configure()
     status = read_status(folder)  # before the journal: when it says the end, the journal is complete
     if status is None and (folder / STATUS).exists():
         raise Damaged(STATUS)
