@@ -137,7 +137,7 @@ def test_device_and_threads_are_those_of_the_run(call, own_copy, baseline_run, t
     assert config.count("  threads: 1\n") == 1
     (folder / "config.yaml").write_text(config.replace("  threads: 1\n", "  threads: null\n"))
     edit(folder, lambda told: told["environment"].update(threads=2))
-    code, told = reproduced(call, folder)
+    _, told = reproduced(call, folder)
     assert "threads" not in told["differs"]
     _, told = reproduced(call, folder, "trainer.threads=1")
     assert told["differs"]["threads"] == [2, 1] and len(reproductions(tmp_path)) == 2
