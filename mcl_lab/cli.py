@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser  # the only list of Hydra's flags
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Hydra's flags and the overrides."""
     parser = get_args_parser()
-    parser.error = refuse_flags
+    parser.error = refuse_flags  # type: ignore[method-assign]  # it exits, where it could be made no other class
     flags = parser.parse_intermixed_args(argv)
     for name in ("config_path", "config_name", "experimental_rerun"):
         if getattr(flags, name):
@@ -107,7 +108,7 @@ def in_order(argv: Sequence[str], flags: argparse.Namespace) -> list[str]:
     return [word for word in argv if word != "--" and word not in flags.overrides] + ["--", *flags.overrides]
 
 
-def refuse_flags(message: str) -> None:
+def refuse_flags(message: str) -> NoReturn:
     raise InputError("command line", f"{message}; all flags: python run.py --hydra-help")
 
 

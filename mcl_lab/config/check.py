@@ -6,20 +6,24 @@ What a constructor refuses, and what depends on devices and files, is the second
 import dataclasses
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mcl_lab.config import schema
+from mcl_lab.config.former_names import name_now
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, plain, resolve, unresolved
-from mcl_lab.config.targets import PLUGINS_VARIABLE, Signature, check_target, plugins, signature_of
+from mcl_lab.config.signatures import Signature, signature_of
+from mcl_lab.config.targets import PLUGINS_VARIABLE, check_target, place_of, plugins
 from mcl_lab.config.values import check_value
 from mcl_lab.errors import InputError
 
 SEE_ALL = "see all settings with: python run.py --cfg job"
 SWEEPER_UNUSED = "is not used: list the values on the command line, or in a sweep file"
+_PEER = "pair.peers.*"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a lone surrogate stands for a byte that is no UTF-8
 _ENVIRONMENT_ALLOWED = re.compile(r"tracking\..*|data\.root")
 _SWEEP_DEFAULT = {"dir": "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}", "subdir": "${hydra.job.num}"}  # Hydra's
@@ -46,21 +50,25 @@ def check(config: DictConfig) -> None:
         _check_scalars({"hydra.run.dir": folder})
 
 
-def check_network(key: str, node: object) -> None:
+def check_network(key: str, node: object) -> dict[str, Any]:
     """As `check`, for the node of a network that stands by itself, and that somebody else may have written: nothing in it
-    may be evaluated, and nothing called that makes no network. `key`: where it stands. Raises InputError."""
+    may be evaluated, and nothing called that makes no network. `key`: where it stands. Returns the node, its class by the name
+    of now. Raises InputError."""
     if not isinstance(node, dict):
         raise InputError(key, "must be a mapping")
     for name, value in leaves(node):
         if "${" in f"{name} {value}":
             raise InputError(f"{key}.{name}", "holds an interpolation, which is not allowed here")
     _check_scalars({key: node})
-    for place, target in _nodes(node, key):
-        check_target(place, target["_target_"])
+    if "_target_" in node:
+        node = {**node, "_target_": name_now(node["_target_"])}
+    for place, inner in _nodes(node, key):
+        check_target(place, inner["_target_"], _PEER if place == key else None)
     target = str(node.get("_target_", ""))
-    if not target.startswith("mcl_lab.networks.") and target.split(".")[0] not in plugins():
+    if not target.startswith("mcl_lab.") and target.split(".")[0] not in plugins():
         raise InputError(f"{key}._target_", f"{target or 'nothing'} is no network of mcl_lab or of {PLUGINS_VARIABLE}")
     _check_network(key, node)
+    return node
 
 
 def check_hydra(config: DictConfig) -> None:
@@ -69,16 +77,16 @@ def check_hydra(config: DictConfig) -> None:
         return
     if not OmegaConf.is_dict(config.hydra):
         raise InputError("hydra", "must be a mapping")
-    raw = {"hydra": OmegaConf.to_container(config.hydra, resolve=False)}
-    for key, node in _nodes(raw):
+    hydra: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    for key, node in _nodes(hydra, "hydra"):
         check_target(key, node["_target_"])
-    _check_unused(raw["hydra"])
-    launcher = raw["hydra"].get("launcher")
+    _check_unused(hydra)
+    launcher = hydra.get("launcher")
     if launcher is not None and not isinstance(launcher, dict):
         raise InputError("hydra.launcher", "must be a mapping; choose one by hydra/launcher=local")
     if launcher and str(launcher.get("_target_")).startswith("mcl_lab."):
         _check_node("hydra.launcher", launcher)
-    for key, _ in leaves(raw):
+    for key, _ in leaves(hydra, "hydra."):
         if "()" in key.split("."):
             raise InputError(key, "a logging factory is not allowed")
 
@@ -104,11 +112,11 @@ def _check_structure(tree: dict) -> None:
     _check_peers(tree["pair"])
     _check_loss(tree["loss"], len(tree["pair"]["peers"]))
     for key in ("optimizer", "schedule", "task"):
-        _check_node(key, tree[key], schema.SUPPLIED[key])
+        _check_node(key, tree[key])
 
 
 def _check_data(data: dict) -> None:
-    images = _check_node("data.images", data["images"], schema.SUPPLIED["data.images"])
+    images = _check_node("data.images", data["images"])
     if "root" in images.required and "root" not in data:
         raise InputError("data.root", f"needs a value, as {data['images']['_target_']} does; add +data.root=PATH")
     if data["augmentation"] is not None:
@@ -128,22 +136,20 @@ def _check_peers(pair: dict) -> None:
 def _check_network(key: str, node: dict) -> None:
     _check_names(key, node, schema.Network, open_ended=True)
     head = _check_fields(key, node, schema.Network)
-    _check_node(key, node, schema.SUPPLIED["pair.peers.*"], head)
+    _check_node(key, node, head, _PEER)
 
 
 def _check_loss(loss: dict, peers: int) -> None:
-    head = {field.name for field in dataclasses.fields(schema.Loss)}
+    head = schema.declared(schema.Loss)
     nodes = {name: node for name, node in loss.items() if name not in head and node is not None}
     if not nodes:
         raise InputError("loss", "needs at least one term, e.g. loss.classification")
     for name, node in nodes.items():
-        attributes = _check_node(f"loss.{name}", node, schema.SUPPLIED["loss.*"]).attributes
-        if peers < attributes.get("min_peers", 1):
-            raise InputError(
-                "pair",
-                f"loss={loss['name']} needs {attributes['min_peers']} peers or more for its term "
-                f"{name}, this pair has {peers}",
-            )
+        attributes: Mapping[str, Any] = _check_node(f"loss.{name}", node).attributes
+        least = attributes.get("min_peers", 1)
+        if peers < least:
+            needs = f"needs {least} peers or more for its term {name}, this pair has {peers}"
+            raise InputError("pair", f"loss={loss['name']} {needs}")
         for other in attributes.get("requires", ()):
             if other not in nodes:
                 raise InputError(f"loss.{other}", f"is needed by loss.{name}; keep it or set loss.{name}=null too")
@@ -172,11 +178,11 @@ def _check_conflicts(tree: dict) -> None:
 
 def _check_fields(key: str, node: dict, fields: type) -> set[str]:
     """Types and ranges of the values that a dataclass declares; returns their names."""
-    declared = dataclasses.fields(fields)
-    for field in declared:
-        if field.name in node:
-            check_value(_join(key, field.name), node[field.name], field.type)
-    return {field.name for field in declared}
+    declared = schema.declared(fields)
+    for name, annotation in declared.items():
+        if name in node:
+            check_value(_join(key, name), node[name], annotation)
+    return set(declared)
 
 
 def _check_names(key: str, node: dict, fields: type, open_ended: bool = False) -> None:
@@ -209,11 +215,12 @@ def arguments(tree: dict) -> Iterator[str]:
             continue  # what is wrong with the node is not asked here
 
 
-def _check_node(key: str, node: dict, supplied: Collection[str] = (), head: Collection[str] = ()) -> Signature:
+def _check_node(key: str, node: dict, head: Collection[str] = (), place: str | None = None) -> Signature:
     """A node with a `_target_` by the signature of its class or function, which is returned.
 
-    supplied: arguments that the program adds. head: keys of the node that are no arguments.
+    head: keys of the node that are no arguments. place: see `check_target`.
     """
+    supplied = schema.SUPPLIED.get(place or place_of(key), set())
     if not isinstance(node, dict) or "_target_" not in node:
         raise InputError(f"{key}._target_", "is missing: a node needs the dotted name of a class or function")
     signature = signature_of(key, node["_target_"])

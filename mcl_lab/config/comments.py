@@ -22,8 +22,8 @@ def entries(file: Path) -> Iterator[Entry]:
     yield from _walk(yaml.compose(text, Loader=yaml.SafeLoader), "", "", text)
 
 
-def _walk(node: yaml.MappingNode, prefix: str, comment: str, text: str) -> Iterator[Entry]:
-    children = {key.value: (key, value) for key, value in node.value}
+def _walk(node: yaml.Node | None, prefix: str, comment: str, text: str) -> Iterator[Entry]:
+    children = {key.value: (key, value) for key, value in node.value} if isinstance(node, yaml.MappingNode) else {}
     if "_target_" in children:
         yield Entry(prefix.removesuffix("."), children["_target_"][1].value, comment, is_node=True)
     for name, (key, value) in children.items():

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra import compose as hydra_compose
@@ -17,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mcl_lab.config.check import SEE_ALL, SWEEPER_UNUSED, arguments, unknown_key
 from mcl_lab.config.files import KeptFiles
-from mcl_lab.config.key import run_name
+from mcl_lab.config.former_names import with_names_now
+from mcl_lab.config.identity import identity_of
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, resolve, unresolved
 from mcl_lab.config.schema import add_defaults
@@ -36,7 +38,7 @@ def compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) ->
     for override in parsed:
         _refuse_early(override)
     try:
-        return add_defaults(_compose(overrides, kept))
+        return with_names_now(add_defaults(_compose(overrides, kept)))
     except MissingConfigException as error:
         raise _missing_option(error, parsed) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:
@@ -62,6 +64,11 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
+def typed(override: Override) -> str:
+    """The words that an override was read from."""
+    return override.input_line or ""
+
+
 def is_group(name: str) -> bool:
     """Whether `name` is a config group, `optimizer`, and not a key."""
     return name.startswith("hydra/") or bool(name) and (CONF / name).is_dir()
@@ -78,7 +85,8 @@ def options(group: str, folders: Sequence[Path] = (CONF,)) -> set[str]:
 
 def overrides(config: DictConfig) -> list[str]:
     """What was typed for this config, Hydra's own settings aside, interpolations as they were typed."""
-    return OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    return words
 
 
 def run_folder(config: DictConfig) -> Path:
@@ -101,7 +109,7 @@ def defaults_for(config: DictConfig) -> DictConfig:
 
 def register_resolvers() -> None:
     """Make `${run_name:}` known to OmegaConf: the default folder of the config it stands in."""
-    OmegaConf.register_new_resolver("run_name", lambda *, _root_: run_name(_root_), replace=True)
+    OmegaConf.register_new_resolver("run_name", lambda *, _root_: identity_of(_root_).name, replace=True)
 
 
 def _defaults_for(config: DictConfig) -> DictConfig:
@@ -134,7 +142,7 @@ def _compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) -
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), job_name="run", version_base="1.3"):
-            loader = GlobalHydra.instance().config_loader()
+            loader: Any = GlobalHydra.instance().config_loader()
             loader.repository = KeptFiles(loader.get_sources(), {} if kept is None else kept)
             return hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
     finally:
@@ -145,7 +153,7 @@ def _refuse_early(override: Override) -> None:
     """What Hydra would refuse without naming the setting, or would not refuse."""
     key = override.get_key_element().lstrip("+~")
     if not override.key_or_group:
-        raise InputError(str(override.input_line), "has no key; write KEY=VALUE")
+        raise InputError(typed(override), "has no key; write KEY=VALUE")
     if key.startswith("hydra.sweeper.params"):
         raise InputError("hydra.sweeper", SWEEPER_UNUSED)
     if key == "hydra.searchpath":
@@ -170,14 +178,15 @@ def _refuse_nowhere(paths: object) -> None:
 def _missing_option(error: MissingConfigException, parsed: Collection[Override]) -> InputError:
     missing = (error.missing_cfg_file or "").removesuffix(".yaml")
     for override in parsed:
-        for value in override.value() if isinstance(override.value(), list) else [override.value()]:
-            if missing == f"{override.key_or_group}/{value}":
+        value = override.value()
+        for name in value if isinstance(value, list) else [value]:
+            if missing == f"{override.key_or_group}/{name}":
                 known = options(override.key_or_group) | set(error.options or ())
                 key = override.get_key_element().lstrip("+")
-                meant = nearest(str(value), known)
+                meant = nearest(str(name), known)
                 short = not meant or len(known) <= 10
                 others = f"; {_listed(known)}" if short else " All of them: python run.py task=list"
-                return InputError(key, f"there is no option {value}{meant}{others}")
+                return InputError(key, f"there is no option {name}{meant}{others}")
     return InputError(missing or "config", " ".join(str(error).split("Config search path")[0].split()))
 
 
@@ -218,7 +227,7 @@ def _translated(error: Exception, parsed: Collection[Override]) -> InputError:
 
 def _known_keys(parsed: Collection[Override]) -> list[str]:
     """Groups, and keys of the config with this command line's options: those that are there and those that may be."""
-    groups = [override.input_line for override in parsed if is_group(override.key_or_group)]
+    groups = [typed(override) for override in parsed if is_group(override.key_or_group)]
     try:
         config = _compose(groups)
     except (HydraException, OmegaConfBaseException):

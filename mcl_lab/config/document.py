@@ -4,7 +4,6 @@ python -m mcl_lab.config.document > docs/config.md
 """
 
 import ast
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from mcl_lab.config import schema
 from mcl_lab.config.catalogue import GROUPS, KINDS, Option, catalogue, default_options, kind_of_pair
 from mcl_lab.config.comments import Entry, entries
 from mcl_lab.config.compose import CONF
+from mcl_lab.config.signatures import signature_of
 from mcl_lab.config.sweeps import expand
-from mcl_lab.config.targets import signature_of
 from mcl_lab.config.values import describe
 
 COMMAND = "python -m mcl_lab.config.document > docs/config.md"
@@ -68,7 +67,7 @@ def _overview(found: dict[str, list[Option]]) -> Iterator[str]:
 
 
 def _without_group() -> Iterator[str]:
-    fields = {field.name: field.type for field in dataclasses.fields(schema.Config)} | {"hydra.run.dir": "str"}
+    fields = schema.declared(schema.Config) | {"hydra.run.dir": "str"}
     yield f"## {_NO_GROUP}"
     yield ""
     found = [entry for entry in entries(CONF / "config.yaml") if entry.key in fields]
@@ -169,7 +168,7 @@ def _type_of(group: str, entry: Entry, file: Iterable[Entry]) -> str:
         return ""
     parent, _, name = entry.key.rpartition(".")
     declared = schema.Network if group == "network" else schema.SECTIONS.get(group)
-    fields = {field.name: field.type for field in dataclasses.fields(declared)} if declared and not parent else {}
+    fields = schema.declared(declared) if declared and not parent else {}
     if name in fields:
         return _type(fields[name])
     (target,) = [node.value for node in file if node.is_node and node.key == parent]

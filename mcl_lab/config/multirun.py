@@ -15,7 +15,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mcl_lab.config.compose import compose, is_group, overrides, parse
+from mcl_lab.config.compose import compose, is_group, overrides, parse, typed
+from mcl_lab.config.former_names import with_names_now
 from mcl_lab.errors import InputError
 
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
@@ -29,23 +30,24 @@ def compose_several(runs: Iterable[Sequence[str]]) -> Iterator[DictConfig]:
     shared: dict[tuple[str, ...], bytes | None] = {}
     files: dict[tuple, bytes] = {}
     for words in runs:
-        typed = [_parsed(word) for word in words]
-        rest, values = _split(typed)
+        parsed = [_parsed(word) for word in words]
+        rest, values = _split(parsed)
         if rest not in shared:
             shared[rest] = _without_values(rest, files)
-        config = shared[rest] and _with_values(shared[rest], typed, values)
+        without = shared[rest]
+        config = None if without is None else _with_values(without, parsed, values)
         yield config or compose(words)
 
 
-def _split(typed: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:
+def _split(parsed: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:
     """What was typed apart from values, and the overrides that only give a value to a key and may be set last."""
     rest, values, must_precede = [], [], False
-    for override in reversed(typed):
+    for override in reversed(parsed):
         key = override.key_or_group
         if re.match(r"hydra\b", key) or is_group(key):
-            rest.append(override.input_line)  # set apart from the values, or before them
+            rest.append(typed(override))  # set apart from the values, or before them
         elif must_precede or override.type != OverrideType.CHANGE or override.package or not _KEY.fullmatch(key):
-            rest.append(override.input_line)
+            rest.append(typed(override))
             must_precede = True  # it adds or removes something: what was typed before it must be set before it
         else:
             values.append(override)
@@ -58,28 +60,28 @@ def _without_values(words: Sequence[str], files: dict[tuple, bytes]) -> bytes | 
         config = compose(words, files)
     except InputError:
         return None  # for `compose` to say, with what it says about all that was typed
-    typed = [word for word in words if not _parsed(word).is_hydra_override()]
+    ours = [word for word in words if not _parsed(word).is_hydra_override()]
     # A pickled config is copied in a third of the time that copy.deepcopy takes.
-    return pickle.dumps(config) if overrides(config) == typed else None
+    return pickle.dumps(config) if overrides(config) == ours else None
 
 
-def _with_values(shared: bytes, typed: Sequence[Override], values: Sequence[Override]) -> DictConfig | None:
+def _with_values(shared: bytes, parsed: Sequence[Override], values: Sequence[Override]) -> DictConfig | None:
     """A copy with these values, and the record of what was typed; None when Hydra has to look at them itself."""
     config = pickle.loads(shared)
     folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
     groups = [value for value in values if any((folder / value.key_or_group).is_dir() for folder in folders)]
     if groups or any(value.is_sweep_override() for value in values):
         return None
-    own = [override for override in typed if not override.is_hydra_override()]
+    own = [override for override in parsed if not override.is_hydra_override()]
     try:
         for value in values:
             OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
-        config.hydra.overrides.task = [override.input_line for override in own]
+        config.hydra.overrides.task = [typed(override) for override in own]
         form = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(own, form.exclude_keys, form.item_sep, form.kv_sep)
     except (OmegaConfBaseException, ValueError):
         return None
-    return config
+    return with_names_now(config)
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -12,9 +12,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import is_group, overrides, parse
-from mcl_lab.config.key import TRAINER_KEYS, differences, key_config
+from mcl_lab.config.differences import differences
+from mcl_lab.config.former_names import with_names_now
+from mcl_lab.config.identity import identity_of
 from mcl_lab.config.plain import leaves, plain
-from mcl_lab.config.schema import add_defaults
+from mcl_lab.config.schema import Trainer, add_defaults, deciding
 from mcl_lab.config.targets import TRAIN
 from mcl_lab.config.yaml_aliases import refuse_multiplied
 from mcl_lab.errors import InputError
@@ -67,12 +69,13 @@ def parse_config(text: str, path: Path, key: str) -> DictConfig:
         raise InputError(key, f"{path} cannot be read: {error}") from error
     if not isinstance(config, DictConfig):
         raise InputError(key, f"{path} is not a config")
-    for name, value in leaves(OmegaConf.to_container(config, resolve=False)):
+    written: Any = OmegaConf.to_container(config, resolve=False)
+    for name, value in leaves(written):
         if "${" in str(value) and name != "hydra.overrides.task":  # a record of what was typed, never evaluated
             raise InputError(key, f"{path}: {name} holds an interpolation, which no stored config does")
     try:
-        check(config)
-        _check_record(config)
+        check(with_names_now(config))
+        _check_record(written.get("hydra"))
         if config.task._target_.startswith("mcl_lab.tasks.") and config.task._target_ != TRAIN:
             raise InputError("task._target_", "must be that of a run; other tasks leave no config")
     except InputError as error:
@@ -108,9 +111,9 @@ def with_settings(stored: DictConfig, config: DictConfig, key: str, place: str) 
             continue
         _copy(config, result, name)
         if is_group(override.key_or_group) and name == "trainer":
-            for kept in TRAINER_KEYS:
+            for kept in deciding(Trainer):
                 result.trainer[kept] = stored.trainer[kept]
-    changed = differences(key_config(stored), key_config(result))
+    changed = differences(identity_of(stored).deciding, identity_of(result).deciding)
     if changed:
         raise InputError(key, f"this would change the numbers of {place}: {'; '.join(changed)}")
     result.hydra = copy.deepcopy(config.hydra)
@@ -141,9 +144,10 @@ def _each_text(tree: Any, change: Callable[[str], str]) -> Any:
     return change(tree) if isinstance(tree, str) else tree
 
 
-def _check_record(config: DictConfig) -> None:
+def _check_record(hydra: object) -> None:
     """The few things that to_yaml keeps of `hydra`."""
-    match OmegaConf.to_container(config, resolve=False).get("hydra"):
+    words: list[object]
+    match hydra:
         case {"overrides": {"task": list(typed)}, "runtime": {"choices": dict(choices)}}:
             words = [*typed, *choices, *[choice for choice in choices.values() if choice is not None]]
         case _:

@@ -13,11 +13,12 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.types import Glob, Override
 
-from mcl_lab.config.compose import CONF, options, parse
+from mcl_lab.config.compose import CONF, options, parse, typed
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.yaml_aliases import refuse_multiplied
 from mcl_lab.errors import InputError
@@ -40,13 +41,13 @@ def expand(names: Sequence[str], overrides: Sequence[str], config_dir: Path | No
     Raises InputError for a sweep file that is not there or not right, and for what cannot be enumerated.
     """
     folders = [CONF, *([config_dir] if config_dir else [])]
-    typed = parse(overrides)
-    kept = {_bare_key(override) for override in typed}
+    given = parse(overrides)
+    kept = {_bare_key(override) for override in given}
     runs = []
     for row in [row for name in names for row in _rows(name, folders)] if names else [{}]:
         words = [f"{key}={_alternatives_of(value)}" for key, value in row.items() if key.lstrip("+") not in kept]
         alternatives = {}  # a key that is typed twice counts as typed last
-        for override in [*parse(words), *typed]:
+        for override in [*parse(words), *given]:
             alternatives[override.get_key_element()] = _alternatives(override, folders)
         runs += [list(words) for words in itertools.product(*alternatives.values())]
     if not runs:
@@ -97,8 +98,9 @@ def _bare_key(override: Override) -> str:
 def _alternatives(override: Override, folders: Sequence[Path]) -> list[str]:
     """An override as it was typed, or one for each value that it lists."""
     if not override.is_sweep_override():
-        return [override.input_line]
-    key, value = override.get_key_element(), override.value()
+        return [typed(override)]
+    key = override.get_key_element()
+    value: Any = override.value()  # of which Hydra's types leave out the glob
     if isinstance(value, Glob):
         found = [name for name in sorted(options(override.key_or_group, folders)) if _matches(name, value)]
         if not found:

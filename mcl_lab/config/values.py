@@ -9,6 +9,7 @@ import functools
 import operator
 import re
 import sys
+from typing import Any
 
 from mcl_lab.errors import InputError
 
@@ -24,6 +25,7 @@ _NAMES = {
     "Mapping": "a mapping",
 }
 _PLURALS = {"an integer": "integers", "a number": "numbers", "a string": "strings", "a list": "lists"}
+_LATER = "later"
 _RANGE = re.compile(r"(>=?|<=?) *(-?[\d.]+)|([\[(])(-?[\d.]+), (-?[\d.]+)([\])])")
 _COMPARISONS = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
@@ -45,7 +47,7 @@ def check_value(key: str, value: object, annotation: ast.expr | str | None, with
     raise InputError(key, f"must be {describe(annotation, within)}, not {_shown(value)}")
 
 
-def accepts(value: object, annotation: ast.expr) -> bool:
+def accepts(value: Any, annotation: ast.expr) -> bool:
     """Whether a plain value is of the annotated type and range."""
     match annotation:
         case ast.Constant(value=None):
@@ -57,6 +59,15 @@ def accepts(value: object, annotation: ast.expr) -> bool:
         case ast.Subscript(slice=inner):
             return _accepts_generic(value, _last_name(annotation.value), inner)
     return _accepts_name(value, _last_name(annotation))
+
+
+def is_later(annotation: ast.expr | None) -> bool:
+    """Whether an annotation is marked "later", `Annotated[float, "[0, 1)", "later"] = 0.0`: an argument that was added when
+    there were stored runs already. Its default, a literal, means what was before, and is not in the run key."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        annotation = _parsed(annotation.value)
+    parts = (part for part in ast.walk(annotation) if isinstance(part, ast.Subscript)) if annotation else ()
+    return any(_last_name(part.value) == "Annotated" and _LATER in _literals(part.slice) for part in parts)
 
 
 def describe(annotation: ast.expr, within: str | None = None) -> str:
@@ -81,20 +92,20 @@ def _parsed(annotation: str) -> ast.expr:
     return ast.parse(annotation, mode="eval").body
 
 
-def _accepts_generic(value: object, name: str, inner: ast.expr) -> bool:
+def _accepts_generic(value: Any, name: str, inner: ast.expr) -> bool:
     parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
     match name:
         case "Annotated":
-            return accepts(value, parts[0]) and _in_range(value, getattr(parts[1], "value", None))
+            return accepts(value, parts[0]) and all(_in_range(value, text) for text in _literals(inner))
         case "Literal":
-            return any(type(value) is type(part.value) and value == part.value for part in parts)
+            return any(type(value) is type(literal) and value == literal for literal in _literals(inner))
         case "Optional":
             return value is None or accepts(value, inner)
         case "Union":
             return any(accepts(value, part) for part in parts)
         case "tuple" if len(parts) > 1 and ast.unparse(parts[1]) != "...":
-            pairs = isinstance(value, list) and len(value) == len(parts) and zip(value, parts, strict=True)
-            return bool(pairs) and all(accepts(item, part) for item, part in pairs)
+            whole = isinstance(value, list) and len(value) == len(parts)
+            return whole and all(accepts(item, part) for item, part in zip(value, parts, strict=True))
         case "tuple" | "list" | "Sequence" | "Iterable":
             return isinstance(value, list) and all(accepts(item, parts[0]) for item in value)
         case "dict" | "Mapping":
@@ -126,10 +137,9 @@ def _describe_generic(name: str, inner: ast.expr) -> str:
     parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
     match name:
         case "Annotated":
-            words = _range_words(getattr(parts[1], "value", None))
-            return f"{describe(parts[0])} {words}".rstrip()
+            return " ".join([describe(parts[0]), *filter(None, map(_range_words, _literals(inner)))])
         case "Literal":
-            return "one of " + ", ".join(str(part.value) for part in parts)
+            return "one of " + ", ".join(map(str, _literals(inner)))
         case "Optional":
             return f"{describe(inner)} or null"
         case "Union":
@@ -151,7 +161,12 @@ def _last_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def _in_range(value: object, text: object) -> bool:
+def _literals(inner: ast.expr) -> list[object]:
+    """The constants between the brackets of an annotation."""
+    return [part.value for part in getattr(inner, "elts", [inner]) if isinstance(part, ast.Constant)]
+
+
+def _in_range(value: Any, text: object) -> bool:
     if isinstance(value, list):
         return all(_in_range(item, text) for item in value)
     if text == "not empty":

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from mcl_lab.errors import InputError
 
+OFFERED = {"data.augmentation": ["CropFlip"]}  # to configs, by place
+
 
 class CropFlip:
     """Random crop of the image padded with `padding` black pixels on each side, then, if `flip`, a mirrored half.

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from mcl_lab.data import cifar, image_files
 from mcl_lab.errors import InputError
 
+OFFERED = {"data.images": ["digits", "cifar10", "cifar100", "imagefolder"]}  # to configs, by place
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -101,7 +103,7 @@ def imagefolder(
     test: str | None = None,
     size: Annotated[int, ">= 1"] = 32,
     limit: Annotated[int, ">= 1"] | None = None,
-    unreadable: Literal["refuse", "skip"] = "refuse",
+    unreadable: Annotated[Literal["refuse", "skip"], "later"] = "refuse",
 ) -> Splits:
     """A folder of images, `root`/`train`/CLASS/* and `root`/`test`/CLASS/*, decoded once to `size` x `size` RGB.
 

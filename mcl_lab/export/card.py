@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from mcl_lab.assembly.restore import Trained, networks_of, read_trained, untrained
 from mcl_lab.config.check import check_network
-from mcl_lab.config.key import run_key, run_name
+from mcl_lab.config.identity import identity_of
 from mcl_lab.config.values import check_value
 from mcl_lab.errors import InputError
 from mcl_lab.host.files import read_json
@@ -72,6 +72,7 @@ def weights_of(network: PortableNetwork) -> bytes:
 def card_of(trained: Trained, key: str, image_size: tuple[int, int], files: Mapping[str, bytes]) -> dict:
     """The card of a peer's network. image_size: height and width that its programs take. files: their contents by name."""
     run, facts = trained.config, trained.facts
+    identity = identity_of(run)
     result = read_json(trained.folder / "result.json") or {}
     return {
         "format": FORMAT,
@@ -87,8 +88,8 @@ def card_of(trained: Trained, key: str, image_size: tuple[int, int], files: Mapp
         "weights": next((name for name in files if name.endswith(".safetensors")), None),
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "run": {
-            "name": run_name(run),
-            "key": run_key(run),
+            "name": identity.name,
+            "key": identity.run_key,
             "loss": run.loss.name,
             "dataset": run.data.name,
             "seed": run.seed,
@@ -124,9 +125,9 @@ def network_of(card: dict, weights: bytes) -> PortableNetwork:
         raise InputError("num_classes", f"is {card['num_classes']}, but {len(card['classes'])} classes have a name")
     if hashlib.sha256(weights).hexdigest() != card["sha256"].get(card["weights"]):
         raise InputError("sha256", f"is not that of {card['weights']}: the file is damaged, or of another export")
-    check_network("network", card["network"])
+    node = check_network("network", card["network"])
     try:
-        network = untrained(OmegaConf.create(card["network"]), "network", card["num_classes"])
+        network = untrained(OmegaConf.create(node), "network", card["num_classes"])
     except InputError:
         raise
     except Exception as error:  # whatever a class raises that was never meant to be built from this

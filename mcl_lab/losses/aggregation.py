@@ -12,6 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from mcl_lab.losses.term import LossInput
 
+OFFERED = {"loss.*": ["Aggregator"]}  # to configs, by place
+
 
 class Aggregator(nn.Module):
     """g_i = sum_k a_i[:, k] l_ik with a_i = softmax(Linear(D_i, S_i)(relu(Linear(S_i D_i, D_i)(cat_k e_ik)))).

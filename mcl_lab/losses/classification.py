@@ -7,6 +7,8 @@ from torch.nn.functional import cross_entropy
 
 from mcl_lab.losses.term import LossInput
 
+OFFERED = {"loss.*": ["Classification"]}  # to configs, by place
+
 
 class Classification(nn.Module):
     """sum_i sum_k CE(l_ik, y), over every head of every peer."""

@@ -12,6 +12,8 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from mcl_lab.losses.term import LossInput
 
+OFFERED = {"loss.*": ["LogitDistillation", "MutualLearning", "EnsembleDistillation"]}  # to configs, by place
+
 
 class LogitDistillation(nn.Module):
     """Every peer's ensemble teaches every peer's own head, its own peer's included: sum_ij of `distillation`."""

@@ -9,6 +9,8 @@ from torch.nn.functional import normalize
 from mcl_lab.losses.contrastive import mutual_contrastive
 from mcl_lab.losses.term import LossInput
 
+OFFERED = {"loss.*": ["MutualContrastiveLearning", "LastLayerContrastiveLearning"]}  # to configs, by place
+
 
 class MutualContrastiveLearning(nn.Module):
     """vcl, soft_vcl, icl and soft_icl of `contrastive.mutual_contrastive`, each times its weight; weight 0: not computed.

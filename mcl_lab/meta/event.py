@@ -12,6 +12,8 @@ from torch.func import functional_call
 
 from mcl_lab.meta.hypergradient import hypergradient
 
+OFFERED = {"loss.meta_event": ["MetaEvent"]}  # to configs, by place
+
 
 class MetaEvent:
     """After batches 0, every, 2 every, ... of an epoch the weight network learns from where virtual steps lead.

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+OFFERED = {"loss.weight_network": ["WeightNetwork"]}  # to configs, by place
+
 
 class WeightNetwork(nn.Module):
     """lambda_ikjz(r) = sigmoid(u_ik,r . u_jz,r) with u_ik = normalise(Linear(D_i, width)(e_ik)).

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mcl_lab.networks.staged import StagedNetwork, with_channels_last
 
+OFFERED = {"pair.peers.*": ["HCGNet"]}  # to configs, by place
+
 
 class HCGNet(StagedNetwork):
     """Hybrid blocks of SMG units, which add channels, and between them transitions to half the channels and size.

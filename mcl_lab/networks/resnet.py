@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from mcl_lab.networks.staged import StagedNetwork
 
+OFFERED = {"pair.peers.*": ["ResNet"]}  # to configs, by place
+
 
 class ResNet(StagedNetwork):
     """Stem of one 3x3 convolution, then one stage for each entry of `blocks`; all stages but the first halve the size.

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from mcl_lab.networks.staged import StagedNetwork, with_channels_last
 
+OFFERED = {"pair.peers.*": ["ShuffleNetV2"]}  # to configs, by place
+
 
 class ShuffleNetV2(StagedNetwork):
     """Stem of one 3x3 convolution to 24 channels, then stages of one down block and `blocks` basic ones each.

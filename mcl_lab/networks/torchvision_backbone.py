@@ -10,6 +10,8 @@ from torch import nn
 
 from mcl_lab.networks.staged import StagedNetwork
 
+OFFERED = {"pair.peers.*": ["TorchvisionBackbone"]}  # to configs, by place
+
 
 class TorchvisionBackbone(StagedNetwork):
     """A classifier of torchvision, untrained, put together anew from some of its children.

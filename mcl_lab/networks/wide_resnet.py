@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from mcl_lab.networks.staged import StagedNetwork
 
+OFFERED = {"pair.peers.*": ["WideResNet"]}  # to configs, by place
+
 
 class WideResNet(StagedNetwork):
     """Three stages of (depth - 4) / 6 pre-activation blocks, `widen_factor` times as wide as those of a ResNet.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mcl_lab.config.key import differences, key_config, run_key
+from mcl_lab.config.differences import differences
+from mcl_lab.config.identity import identity_of
 from mcl_lab.config.stored import FILE_NAME, read_config
 from mcl_lab.errors import InputError
 from mcl_lab.host.files import write_atomically
@@ -66,9 +67,9 @@ def refuse_other_run(config: DictConfig, folder: Path) -> None:
                 "hydra.run.dir", f"{folder} holds other files ({others[0]}, ...); name a new or empty folder"
             )
         return
-    stored = read_config(folder, "hydra.run.dir")
-    if run_key(stored) != run_key(config):
-        changed = "; ".join(differences(key_config(stored), key_config(config)))
+    stored, ours = identity_of(read_config(folder, "hydra.run.dir")), identity_of(config)
+    if stored.run_key != ours.run_key:
+        changed = "; ".join(differences(stored.deciding, ours.deciding))
         raise InputError("hydra.run.dir", f"{folder} belongs to a run of another config: {changed}")
 
 

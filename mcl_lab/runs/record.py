@@ -6,7 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mcl_lab.config.compose import defaults_for
-from mcl_lab.config.key import changes, key_config, pair_kind, pair_name, recipe, recipe_key, repeat_key, run_key
+from mcl_lab.config.differences import changes
+from mcl_lab.config.identity import identity_of
 from mcl_lab.config.plain import leaves, plain
 from mcl_lab.runs.final import final_figures
 
@@ -15,21 +16,22 @@ def record_of(config: DictConfig, folder: Path) -> dict:
     """The journal's record: names, tags, and as parameters what a person compares runs by: pair, loss, dataset, seed, and
     what of the run key differs from the defaults of the chosen options. The tags hold what the report goes by, so that a run
     in MLflow needs no file."""
-    ours = key_config(config)
+    identity = identity_of(config)
     tags = {
-        "pair": pair_name(config),
-        "kind": pair_kind(config),
+        "pair": identity.pair,
+        "kind": identity.kind,
         "loss": str(config.loss.name),
         "dataset": str(config.data.name),
         "seed": str(config.seed),
-        "recipe_key": recipe_key(config),
-        "repeat_key": repeat_key(config),
-        "recipe": json.dumps(dict(leaves(recipe(config)))),
-        "peers": json.dumps(ours["pair"]["peers"]),
+        "recipe_key": identity.recipe_key,
+        "repeat_key": identity.repeat_key,
+        "recipe": json.dumps(dict(leaves(identity.recipe))),
+        "peers": json.dumps(identity.peers),
     }
-    changed = {key: value for key, value in changes(key_config(defaults_for(config)), ours).items() if key != "seed"}
+    changed = changes(identity_of(defaults_for(config)).deciding, identity.deciding)
+    changed.pop("seed", None)
     return {
-        "run_key": run_key(config),
+        "run_key": identity.run_key,
         "name": folder.name,
         "params": {name: tags[name] for name in ("pair", "loss", "dataset", "seed")} | changed,
         "tags": tags,
@@ -39,13 +41,14 @@ def record_of(config: DictConfig, folder: Path) -> dict:
 def result_of(config: DictConfig, records: list[dict], environments: list[dict], weights: str) -> dict:
     """The content of result.json. environments: see provenance.py. weights: the checksum of the final networks."""
     *earlier, environment = environments
+    identity = identity_of(config)
     peers = plain(config)["pair"]["peers"]
     figures = final_figures(records, sorted(peers))
     return {
-        "run_key": run_key(config),
-        "recipe_key": recipe_key(config),
-        "pair": pair_name(config),
-        "kind": pair_kind(config),
+        "run_key": identity.run_key,
+        "recipe_key": identity.recipe_key,
+        "pair": identity.pair,
+        "kind": identity.kind,
         "loss": config.loss.name,
         "dataset": config.data.name,
         "seed": config.seed,

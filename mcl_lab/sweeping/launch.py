@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mcl_lab.config.compose import CONF, run_folder
-from mcl_lab.config.key import differences, run_key
+from mcl_lab.config.differences import differences
+from mcl_lab.config.identity import identity_of
 from mcl_lab.config.plain import plain
 from mcl_lab.config.stored import to_yaml
 from mcl_lab.config.sweeps import as_typed
@@ -104,7 +105,7 @@ def launch(
             refuse_missing(config.tracking.system)
     by_folder = _by_folder(configs)
     launcher = _launcher(configs)
-    name = configs[0].sweep or name or f"multirun-{_hash(list(map(run_key, configs)))[:8]}"
+    name = configs[0].sweep or name or f"multirun-{_hash([identity_of(config).run_key for config in configs])[:8]}"
     folder = sweep_folder(name, Path(os.path.commonpath([folder.parent for folder in by_folder])))
     sweep = Sweep(Path(name).name, folder, by_folder, config_dir, argv)
     with in_one_line(sweep.config, folder):
@@ -290,7 +291,7 @@ def _by_folder(configs: Sequence[DictConfig]) -> dict[Path, DictConfig]:
     by_folder: dict[Path, DictConfig] = {}
     for config in configs:
         folder = run_folder(config)
-        if folder in by_folder and run_key(by_folder[folder]) != run_key(config):
+        if folder in by_folder and identity_of(by_folder[folder]).run_key != identity_of(config).run_key:
             raise InputError(
                 "hydra.run.dir", f"{folder} would be the folder of several runs; put ${{run_name:}} into it"
             )

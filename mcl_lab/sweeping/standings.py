@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mcl_lab.config.key import pair_name, run_key
+from mcl_lab.config.identity import identity_of
 from mcl_lab.host.files import read_json, write_json
 from mcl_lab.host.processes import is_alive, this_host
 from mcl_lab.launch.ledger import Ledger, Run, Seen
@@ -19,10 +19,11 @@ def ledger_of(folder: Path, *, saved: bool = True) -> Ledger:
 
 def run_of(config: DictConfig, folder: Path, sweep: Path) -> Run:
     """A run of that config in that folder, as the ledger of a sweep has it; sweep: the sweep's folder."""
+    identity = identity_of(config)
     return Run(
         folder=str(folder),
-        run_key=run_key(config),
-        pair=pair_name(config),
+        run_key=identity.run_key,
+        pair=identity.pair,
         loss=str(config.loss.name),
         dataset=str(config.data.name),
         seed=config.seed,

@@ -9,7 +9,7 @@ from mcl_lab.assembly.data import evaluation_batches
 from mcl_lab.assembly.device import device_of, use_device
 from mcl_lab.assembly.learners import build_learners
 from mcl_lab.assembly.restore import read_trained, restore, test_images
-from mcl_lab.config.key import TRAINER_KEYS
+from mcl_lab.config.schema import Trainer, deciding
 from mcl_lab.host.screen import screen, table
 from mcl_lab.training.evaluation import evaluate as accuracies_of
 
@@ -25,7 +25,7 @@ def evaluate(
     """
     trained = read_trained(checkpoint)
     run, facts = trained.config, trained.facts
-    computed_as = {name: run.trainer[name] for name in TRAINER_KEYS}  # in the run's own precision
+    computed_as = {name: run.trainer[name] for name in deciding(Trainer)}  # in the run's own precision
     run.trainer = OmegaConf.merge(config.trainer, computed_as)
     if run.trainer.precision == "tf32" and device_of(run.trainer).type == "cpu":
         run.trainer.precision = "float32"  # of which tf32 is the faster, coarser form

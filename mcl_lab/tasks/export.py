@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mcl_lab.assembly.device import use_device
 from mcl_lab.assembly.restore import networks_of, read_trained
-from mcl_lab.config.key import file_name
+from mcl_lab.config.identity import file_name
 from mcl_lab.errors import InputError
 from mcl_lab.export.card import as_text, card_of, weights_of
 from mcl_lab.export.comparison import as_trained, compared, subject_of

@@ -15,7 +15,7 @@ from torch import Tensor
 from mcl_lab.assembly.data import left_out_warning, read_images
 from mcl_lab.assembly.device import use_device
 from mcl_lab.assembly.restore import data_of, networks_of, read_trained, tell_other_images
-from mcl_lab.config.key import file_name
+from mcl_lab.config.identity import file_name
 from mcl_lab.data.datasets import ImageSet
 from mcl_lab.errors import InputError
 from mcl_lab.host.screen import say, screen, table

@@ -1,6 +1,5 @@
 """task=reproduce: train a finished run again by what is recorded of it, and say whether the same comes out."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,9 @@ from rich.console import Console
 from mcl_lab.assembly.device import use_device
 from mcl_lab.assembly.run import bring_to_end, prepare
 from mcl_lab.config.compose import run_folder
-from mcl_lab.config.key import run_name
+from mcl_lab.config.identity import identity_of
 from mcl_lab.errors import InputError, RunFailed
+from mcl_lab.host.digests import digest_of
 from mcl_lab.host.screen import say, screen
 from mcl_lab.results.comparison import Comparison, compare
 from mcl_lab.results.original import Original, as_it_was, environments_in, find_original, refuse_other_images
@@ -51,7 +51,7 @@ def reproduce(
         again = as_it_was(config, original)
         device = use_device(again.trainer)
         environment, _ = environment_of(device)
-        folder = run_folder(config).parent / REPRODUCED / f"{run_name(again)}-{_hash(environment)}"
+        folder = run_folder(config).parent / REPRODUCED / f"{identity_of(again).name}-{_hash(environment)}"
         again.hydra.run.dir = str(folder)
         refuse_other_run(again, folder)
         if is_finished(folder):
@@ -113,4 +113,4 @@ def _points(apart: float) -> str:
 
 def _hash(environment: Mapping) -> str:
     deciding = {name: environment.get(name) for name in DECIDING}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:8]
+    return digest_of(deciding)[:8]

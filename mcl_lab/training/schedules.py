@@ -7,6 +7,8 @@ from typing import Annotated
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+OFFERED = {"schedule": ["Cosine", "MultiStep"]}  # to configs, by place
+
 
 class Cosine(LambdaLR):
     """lr/2 (1 + cos(pi t / T)) over the T epochs after the warm-up (SGDR, Loshchilov and Hutter, 2017, without restarts)."""

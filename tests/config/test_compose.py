@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 from mcl_lab.config import compose as composing
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import compose, defaults_for, overrides
-from mcl_lab.config.key import differences, key_config
+from mcl_lab.config.differences import differences
+from mcl_lab.config.identity import identity_of
 
 NEEDED = {
     "imagefolder": ["data.root=here"],
@@ -51,7 +52,7 @@ def test_what_was_typed():
 def test_defaults_keep_the_choices_and_drop_the_values(typed, lines):
     config = compose(typed)
     defaults = defaults_for(config)
-    assert differences(key_config(defaults), key_config(config)) == lines
+    assert differences(identity_of(defaults).deciding, identity_of(config).deciding) == lines
     assert list(defaults.pair.peers) == list(config.pair.peers)
 
 

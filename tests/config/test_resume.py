@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import compose, defaults_for, overrides, run_folder
-from mcl_lab.config.key import differences, key_config, run_key
+from mcl_lab.config.differences import differences
+from mcl_lab.config.identity import identity_of
 from mcl_lab.config.plain import plain
 from mcl_lab.config.stored import read_config, resumed, to_yaml
 from mcl_lab.errors import InputError
@@ -37,7 +38,7 @@ def rewrite(folder, change):
 def test_round_trip(folder):
     config = compose(TYPED)
     stored = read_config(folder, "task.checkpoint")
-    assert plain(stored) == plain(config) and run_key(stored) == run_key(config)
+    assert plain(stored) == plain(config) and identity_of(stored).run_key == identity_of(config).run_key
     assert yaml.safe_load((folder / "config.yaml").read_text())["loss"]["name"] == "at 0.3"
 
 
@@ -45,9 +46,9 @@ def test_the_run_goes_on_where_it_is(folder):
     config = resumed(compose([*TASK, f"resume={folder}"]))
     check(config)
     assert run_folder(config) == folder and config.resume == str(folder)
-    assert run_key(config) == run_key(compose(TYPED))
+    assert identity_of(config).run_key == identity_of(compose(TYPED)).run_key
     assert overrides(config) == TYPED
-    lines = differences(key_config(defaults_for(config)), key_config(config))
+    lines = differences(identity_of(defaults_for(config)).deciding, identity_of(config).deciding)
     assert lines == ["loss.name: lmcl -> at 0.3", "optimizer.lr: 0.1 -> 0.3", "trainer.epochs: 300 -> 7"]
     assert "resume: null" in to_yaml(config, clean=str)
 
@@ -68,7 +69,7 @@ def test_the_run_goes_on_where_it_is(folder):
 def test_what_does_not_decide_numbers_may_change(folder, override, key, value):
     config = resumed(compose([*TASK, "data=digits", f"resume={folder}", override]))
     assert OmegaConf.select(config, key) == value
-    assert run_key(config) == run_key(compose(TYPED))
+    assert identity_of(config).run_key == identity_of(compose(TYPED)).run_key
 
 
 @pytest.mark.parametrize(

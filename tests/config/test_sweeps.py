@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mcl_lab import cli
 from mcl_lab.config.compose import CONF, compose, options
-from mcl_lab.config.key import run_key
+from mcl_lab.config.identity import identity_of
 from mcl_lab.config.plain import unresolved
 from mcl_lab.config.sweeps import expand, split_names, sweep_files
 from mcl_lab.errors import InputError
@@ -69,7 +69,7 @@ def test_methods_are_all_losses_on_one_pair():
     [name if name in ("methods", "smoke") else pytest.param(name, marks=pytest.mark.full) for name in sweep_files()],
 )
 def test_every_run_of_a_shipped_sweep_passes_the_check(name):
-    keys = {run_key(cli.checked(words)) for words in expand([name], [])}
+    keys = {identity_of(cli.checked(words)).run_key for words in expand([name], [])}
     assert len(keys) == len(expand([name], []))
 
 

@@ -1,13 +1,17 @@
 """Which targets are allowed, and signatures from source against `inspect` on the imported thing."""
 
+import ast
 import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from mcl_lab.config.targets import check_target, signature_of
+import mcl_lab
+from mcl_lab.config.signatures import signature_of
+from mcl_lab.config.targets import check_target, offered
 from mcl_lab.errors import InputError
 
 
@@ -21,17 +25,70 @@ def allowed(key, target):
 
 
 @pytest.mark.parametrize(
-    "target",
-    [
-        "mcl_lab.networks.resnet.ResNet",
-        "torch.optim.SGD",
-        "torch.optim.lr_scheduler.StepLR",
-        "torch.nn.Linear",
-        "torchvision.models.resnet18",
-    ],
+    "target", ["torch.optim.SGD", "torch.optim.lr_scheduler.StepLR", "torch.nn.Linear", "torchvision.models.resnet18"]
 )
 def test_allowed(target):
     assert allowed("optimizer", target)
+
+
+TERMS = [
+    "losses.aggregation.Aggregator",
+    "losses.classification.Classification",
+    "losses.distillation.EnsembleDistillation",
+    "losses.distillation.LogitDistillation",
+    "losses.distillation.MutualLearning",
+    "losses.mutual_contrastive.LastLayerContrastiveLearning",
+    "losses.mutual_contrastive.MutualContrastiveLearning",
+]
+NETWORKS = [
+    "networks.hcgnet.HCGNet",
+    "networks.resnet.ResNet",
+    "networks.shufflenet_v2.ShuffleNetV2",
+    "networks.torchvision_backbone.TorchvisionBackbone",
+    "networks.wide_resnet.WideResNet",
+]
+DATA_SETS = [f"data.datasets.{name}" for name in ("cifar10", "cifar100", "digits", "imagefolder")]
+TASKS = "benchmark clean evaluate export features list report reproduce summary sweep sync train".split()
+
+
+def test_of_our_own_code_exactly_what_is_meant_for_a_place_is_allowed_there():
+    """Of all classes and functions that there are in the package."""
+    meant = {
+        "task": [f"tasks.{name}.{name}" for name in TASKS],
+        "data.images": DATA_SETS,
+        "data.augmentation": ["data.augmentation.CropFlip"],
+        "pair.peers.a": NETWORKS,
+        "loss.classification": TERMS,
+        "loss.anything": TERMS,
+        "loss.weight_network": ["meta.weight_network.WeightNetwork"],
+        "loss.meta_event": ["meta.event.MetaEvent"],
+        "optimizer": [],
+        "schedule": ["training.schedules.Cosine", "training.schedules.MultiStep"],
+        "data.augmentation.deep.0": [],
+        "elsewhere": [],
+    }
+    everything = []
+    for path in sorted(Path(mcl_lab.__file__).parent.rglob("*.py")):
+        module = ".".join(path.relative_to(Path(mcl_lab.__file__).parents[1]).with_suffix("").parts)
+        defined = (ast.ClassDef, ast.FunctionDef)
+        names = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, defined)]
+        everything += [f"{module}.{name}" for name in names]
+    assert len(everything) > 500
+    for key, targets in meant.items():
+        found = [target.removeprefix("mcl_lab.") for target in everything if allowed(key, target)]
+        assert sorted(found) == sorted(targets), key
+
+
+def test_what_is_offered_is_there():
+    for place in ("data.images", "data.augmentation", "pair.peers.*", "loss.*", "schedule", "task"):
+        for target in offered(place):
+            signature_of(place, target)
+
+
+def test_what_is_named_in_the_wrong_place_is_told_what_is_right():
+    with pytest.raises(InputError, match="not allowed here; .*WeightNetwork.*MCL_LAB_PLUGINS") as caught:
+        check_target("loss.weight_network", "mcl_lab.losses.classification.Classification")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +110,7 @@ def test_tasks_are_for_the_task():
     assert allowed("task", "mcl_lab.tasks.train.train")
     assert not allowed("task", "mcl_lab.networks.resnet.ResNet")
     assert not allowed("task", "torch.optim.SGD")
+    assert not allowed("task", "mcl_lab.tasks.sync.Known")
 
 
 def test_hydra_takes_its_own_plugins_and_ours():
@@ -121,7 +179,7 @@ def test_what_is_not_there(stand_in, target, words):
 
 def test_nothing_is_imported(stand_in):
     code = (
-        "import sys; from mcl_lab.config.targets import signature_of\n"
+        "import sys; from mcl_lab.config.signatures import signature_of\n"
         "for target in ('stand_in.Child', 'torch.optim.SGD', 'torch.nn.Linear', 'torchvision.models.resnet18'):\n"
         "    signature_of('x', target)\n"
         "print([name for name in ('stand_in', 'torch', 'torchvision') if name in sys.modules])"

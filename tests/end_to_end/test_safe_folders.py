@@ -11,7 +11,7 @@ from training_runs import BASELINE, LMCL, only_folder, stop_itself
 
 from mcl_lab.assembly.learners import build_learners
 from mcl_lab.config.compose import compose
-from mcl_lab.config.key import run_key
+from mcl_lab.config.identity import identity_of
 
 
 def folder_of_images(root, shades) -> str:
@@ -78,7 +78,7 @@ def test_one_key_whatever_the_order_of_the_loss(call):
     one = compose([*LMCL])
     other = OmegaConf.create(OmegaConf.to_container(one, resolve=False, structured_config_mode=None))
     other.loss = OmegaConf.create(dict(reversed(OmegaConf.to_container(one.loss).items())))
-    assert run_key(one) == run_key(other)
+    assert identity_of(one).run_key == identity_of(other).run_key
     states = []
     for config in (one, other):
         torch.manual_seed(0)

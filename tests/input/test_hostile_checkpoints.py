@@ -18,7 +18,7 @@ import mcl_lab
 from mcl_lab import cli
 from mcl_lab.assembly.learners import build_learners
 from mcl_lab.config.compose import compose
-from mcl_lab.config.key import run_key
+from mcl_lab.config.identity import identity_of
 from mcl_lab.config.stored import to_yaml
 
 WORDS = ["data=digits", "data.images.size=8", "pair=resnet8", "pair.peers.a.widths=[4,8,8]", "pair.peers.b.widths=[4,8,8]",
@@ -142,7 +142,7 @@ def whole():
     learners = build_learners(config, 10, torch.device("cpu"), (8, 8))
     facts = {"classes": tuple("0123456789"), "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "checksum": "0" * 16}
     parts = {"cohort": learners.cohort.state_dict(), "objective": learners.objective.state_dict()}
-    return {"format": 1, "run_key": run_key(config), "data": facts, "parts": parts}
+    return {"format": 1, "run_key": identity_of(config).run_key, "data": facts, "parts": parts}
 
 
 def with_facts(**facts):

@@ -173,14 +173,14 @@ def test_the_setting_is_one_of_two(spoilt, refused):
 def test_leaving_out_is_another_recipe(spoilt):
     """Runs on all images and on some are not one row of a table; a setting that changes nothing changes no key."""
     from mcl_lab.config.compose import compose
-    from mcl_lab.config.key import recipe_key, run_key
+    from mcl_lab.config.identity import identity_of
 
     plain, refuse, skip = (
         compose([*spoilt[0], *more])
         for more in (["~data.images.unreadable"], [], ["data.images.unreadable=skip"])
     )  # fmt: skip
-    assert run_key(plain) == run_key(refuse) != run_key(skip)
-    assert recipe_key(plain) == recipe_key(refuse) != recipe_key(skip)
+    assert identity_of(plain).run_key == identity_of(refuse).run_key != identity_of(skip).run_key
+    assert identity_of(plain).recipe_key == identity_of(refuse).recipe_key != identity_of(skip).recipe_key
 
 
 def test_a_class_that_loses_all_its_images_is_refused(tmp_path, refused):
