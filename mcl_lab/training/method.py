@@ -56,7 +56,7 @@ class Method:
             self.parts["weight_network"] = weight_network
         self.step = Step(cohort, objective, update.optimizer, compile, graphs)
         self.meta_event = meta_event
-        self._hypergradient: Callable[[Tensor, Tensor, float], list[Tensor]] = _no_hypergradient
+        self._hypergradient: Callable[[Tensor, Tensor, float], list[Tensor]] | None = None
         if meta_event is not None:
             event = meta_event.hypergradient
             self._hypergradient = Graphed(event, self.step.device) if graphs else event
@@ -72,10 +72,11 @@ class Method:
 
     def hypergradient(self, images: Tensor, labels: Tensor) -> list[Tensor]:
         """What a meta event is to change the weight network by. Changes nothing, so that it may be broken off."""
+        assert self._hypergradient is not None, "there is no meta event"
         return self._hypergradient(images, labels, self.learning_rate)
 
     def apply(self, gradients: list[Tensor]) -> None:
-        """The update of a meta event."""
+        """The update of a meta event by its hypergradient."""
         assert self.meta_event is not None, "there is no meta event"
         self.meta_event.apply(gradients)
 
@@ -102,7 +103,3 @@ class Method:
     def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-
-
-def _no_hypergradient(images: Tensor, labels: Tensor, lr: float) -> list[Tensor]:
-    raise RuntimeError("there is no meta event")
