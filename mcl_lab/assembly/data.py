@@ -74,9 +74,7 @@ def parts_of(splits: Splits, validation: float) -> tuple[ImageSet, dict[str, Ima
     train, test = splits
     if validation == 0:
         return train, {"test": test}
-    train, held_out = split_validation(
-        train, validation, seed=0
-    )  # whatever the run's seed, so that seeds can be compared
+    train, held_out = split_validation(train, validation, seed=0)  # whatever the run's, so that seeds can be compared
     return train, {"test": test, "validation": held_out}
 
 
@@ -91,31 +89,30 @@ def checksum(*sets: ImageSet) -> str:
     """Of images and labels: SHA-256, its first 16 digits."""
     content = hashlib.sha256()
     for images in sets:
-        content.update(images.images.contiguous().numpy())
-        content.update(images.labels.contiguous().numpy())
+        content.update(images.images.contiguous().numpy().data)
+        content.update(images.labels.contiguous().numpy().data)
     return content.hexdigest()[:16]
 
 
-def training_batches(config: DictConfig, data: Data) -> TrainingBatches:
-    """Batches as the loss wants them: class-balanced or plainly shuffled."""
+def training_batches(
+    node: DictConfig, data: Data, *, class_balanced: bool, seed: int, channels_last: bool
+) -> TrainingBatches:
+    """Batches of the training images. node: the config's `data`, of which batch size and augmentation are taken."""
     return TrainingBatches(
         data.train,
-        batch_size=config.data.batch_size,
-        class_balanced=config.loss.class_balanced,
-        augmentation=create("data.augmentation", config.data.augmentation) if config.data.augmentation else None,
+        batch_size=node.batch_size,
+        class_balanced=class_balanced,
+        augmentation=create("data.augmentation", node.augmentation) if node.augmentation else None,
         mean=data.facts.mean,
         std=data.facts.std,
-        seed=config.seed,
-        channels_last=config.trainer.channels_last,
+        seed=seed,
+        channels_last=channels_last,
     )
 
 
-def evaluation_batches(images: ImageSet, facts: DataFacts, config: DictConfig) -> EvaluationBatches:
-    """All of `images`, normalised as the training images are."""
-    return EvaluationBatches(
-        images,
-        batch_size=max(256, config.data.batch_size),
-        mean=facts.mean,
-        std=facts.std,
-        channels_last=config.trainer.channels_last,
-    )
+def evaluation_batches(
+    images: ImageSet, facts: DataFacts, *, batch_size: int, channels_last: bool
+) -> EvaluationBatches:
+    """All of `images`, normalised as the training images are. batch_size: of the training; here it is 256 or more."""
+    batch_size = max(256, batch_size)
+    return EvaluationBatches(images, batch_size=batch_size, mean=facts.mean, std=facts.std, channels_last=channels_last)

@@ -44,8 +44,7 @@ def use_device(trainer: DictConfig) -> torch.device:
     torch.backends.cudnn.allow_tf32 = trainer.precision == "tf32"  # of convolutions; losses stay float32
     torch.backends.cuda.matmul.allow_tf32 = False  # which an environment variable may have changed
     torch.backends.cudnn.benchmark = not trainer.deterministic
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # asked for by deterministic algorithms, harmless without
+    # Asked for by deterministic algorithms, harmless without.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(trainer.deterministic)
     return device

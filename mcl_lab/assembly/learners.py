@@ -1,7 +1,8 @@
 """What learns: the cohort, its objective and the weight network. All that they refuse is an InputError."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -9,47 +10,63 @@ from torch import Tensor, nn
 
 from mcl_lab.assembly.target import create
 from mcl_lab.errors import InputError
+from mcl_lab.losses.aggregation import Aggregator
 from mcl_lab.losses.objective import Objective
 from mcl_lab.losses.virtual import VirtualLosses
-from mcl_lab.networks.cohort import Cohort
+from mcl_lab.networks.cohort import Cohort, CohortOutput
 from mcl_lab.networks.staged import StagedNetwork
 from mcl_lab.runs.failures import is_out_of_memory
 
 
-@dataclass(frozen=True)
-class Learners:
+class Learners(NamedTuple):
     """What learns: `weight_network` and `virtual_losses` when the loss has trained layer-matching weights."""
 
     cohort: Cohort
     objective: Objective
     weight_network: nn.Module | None
-    virtual_losses: nn.Module | None
+    virtual_losses: VirtualLosses | None
 
 
 def build_learners(
-    config: DictConfig, num_classes: int, device: torch.device, image_size: tuple[int, int] = (32, 32)
+    config: DictConfig, num_classes: int, device: torch.device, image_size: Sequence[int] = (32, 32)
 ) -> Learners:
-    """The cohort and its objective, freshly initialised from PyTorch's random state."""
-    cohort = Cohort(
-        {key: build_network(config.pair.peers[key], key, num_classes) for key in sorted(config.pair.peers)},
+    """What a config trains, freshly initialised from PyTorch's random state: first the cohort, then what the loss has; tried on
+    blank images (height and width) and the labels of a batch."""
+    cohort = build_cohort(
+        config.pair,
+        num_classes,
         branches=config.loss.branches,
         autocast=torch.bfloat16 if config.trainer.precision == "bf16" else None,
     ).to(device)
     if config.trainer.channels_last:
         cohort = cohort.to(memory_format=torch.channels_last)
+    learners = build_objective(config.loss, cohort, num_classes, device)
+    _refuse_useless(cohort, learners.objective, torch.zeros(2, 3, *image_size, device=device), config.data.batch_size)
+    return learners
 
-    for name in config.loss:
-        if hasattr(nn.ModuleDict(), str(name)) or "." in str(name):
-            raise InputError(f"loss.{name}", "is a name that PyTorch's modules use themselves; choose another")
-    nodes = {}
-    for name, node in sorted(config.loss.items()):
-        if isinstance(node, DictConfig) and name != "meta_event":
-            made = create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes)
-            if not isinstance(made, nn.Module):
-                raise InputError(f"loss.{name}._target_", f"{node._target_} is no torch.nn.Module")
-            nodes[str(name)] = made.to(device)
+
+def build_cohort(pair: DictConfig, num_classes: int, *, branches: bool, autocast: torch.dtype | None) -> Cohort:
+    """The peers of a pair, in the order of their keys."""
+    networks = {key: build_network(pair.peers[key], key, num_classes) for key in sorted(pair.peers)}
+    return Cohort(networks, branches=branches, autocast=autocast)
+
+
+def build_network(node: DictConfig, key: str, num_classes: int) -> StagedNetwork:
+    """A peer's network from its node of the config."""
+    if hasattr(nn.ModuleDict(), key):
+        raise InputError(f"pair.peers.{key}", "is a name that PyTorch's modules use themselves; choose another")
+    arguments = OmegaConf.masked_copy(node, [str(name) for name in node if name != "name"])
+    network = create(f"pair.peers.{key}", arguments, num_classes=num_classes)
+    if not isinstance(network, StagedNetwork):
+        raise InputError(f"pair.peers.{key}._target_", f"{node._target_} is no StagedNetwork (mcl_lab.networks.staged)")
+    return network
+
+
+def build_objective(loss: DictConfig, cohort: Cohort, num_classes: int, device: torch.device) -> Learners:
+    """The objective that a loss means for a cohort, and the weight network if it has terms for it to weigh."""
+    nodes = _build_nodes(loss, cohort, num_classes, device)
     weight_network = nodes.pop("weight_network", None)
-    aggregator = nodes.pop("aggregator", None)
+    aggregator = cast(Aggregator | None, nodes.pop("aggregator", None))  # or somebody's own, of the same methods
     if not nodes and aggregator is None:
         raise InputError("loss", "has no term left")
     weighted = [term for term in nodes.values() if getattr(term, "uses_pair_weights", False)]
@@ -57,19 +74,22 @@ def build_learners(
         weight_network = None  # there is nothing to weigh
     objective = Objective(nodes, aggregator=aggregator, pair_weights=_without_gradient(weight_network))
     virtual_losses = VirtualLosses(cohort, weighted) if weight_network is not None else None
-    _refuse_useless(cohort, objective, torch.zeros(2, 3, *image_size, device=device), config.data.batch_size)
     return Learners(cohort, objective, weight_network, virtual_losses)
 
 
-def build_network(node: DictConfig, key: str, num_classes: int) -> nn.Module:
-    """A peer's network from its node of the config."""
-    if hasattr(nn.ModuleDict(), key):
-        raise InputError(f"pair.peers.{key}", "is a name that PyTorch's modules use themselves; choose another")
-    arguments = OmegaConf.masked_copy(node, [name for name in node if name != "name"])
-    network = create(f"pair.peers.{key}", arguments, num_classes=num_classes)
-    if not isinstance(network, StagedNetwork):
-        raise InputError(f"pair.peers.{key}._target_", f"{node._target_} is no StagedNetwork (mcl_lab.networks.staged)")
-    return network
+def _build_nodes(loss: DictConfig, cohort: Cohort, num_classes: int, device: torch.device) -> dict[str, nn.Module]:
+    """A module for each node of the loss but the meta event, in the order of their names."""
+    for name in map(str, loss):
+        if hasattr(nn.ModuleDict(), name) or "." in name:
+            raise InputError(f"loss.{name}", "is a name that PyTorch's modules use themselves; choose another")
+    made = {}
+    for name, node in sorted((str(name), node) for name, node in loss.items()):
+        if isinstance(node, DictConfig) and name != "meta_event":
+            module = create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes)
+            if not isinstance(module, nn.Module):
+                raise InputError(f"loss.{name}._target_", f"{node._target_} is no torch.nn.Module")
+            made[name] = module.to(device)
+    return made
 
 
 def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_size: int) -> None:
@@ -79,36 +99,36 @@ def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_
     cohort.eval()
     with torch.no_grad():
         try:
-            output = cohort(images)
+            embeddings, logits = cohort(images)
         except (RuntimeError, ValueError) as error:
-            own = [
-                peer.network
-                for peer in cohort.peers.values()
-                if not type(peer.network).__module__.startswith("mcl_lab.")
-            ]
+            networks = [type(peer.network).__module__ for peer in cohort.peers.values()]
+            own = [module for module in networks if not module.startswith("mcl_lab.")]
             if own or is_out_of_memory(error):  # where somebody's own breaks, the traceback tells
                 raise
             size = "{}x{}".format(*images.shape[2:])
             raise InputError("pair.peers", f"a network cannot take images of {size}: {error}") from error
-        output = type(output)(
-            *([[x[:1].repeat(batch_size, 1) for x in stages] for stages in peers] for peers in output)
-        )
-        labels = torch.arange(batch_size, device=images.device) // 2 % output.logits[0][0].shape[-1]
+        batch = CohortOutput(_repeated(embeddings, batch_size), _repeated(logits, batch_size))
+        labels = torch.arange(batch_size, device=images.device) // 2 % logits[0][0].shape[-1]
         trial = copy.deepcopy(objective).eval()
         trial.pair_weights = None
-        terms = trial(output, labels)
+        terms = trial(batch, labels)
     cohort.train()
     if not terms:
         raise InputError("loss", "every term has weight 0")
 
 
-def _without_gradient(weight_network: nn.Module | None):
+def _repeated(of_peers: list[list[Tensor]], count: int) -> list[list[Tensor]]:
+    """The first row of each tensor, `count` times."""
+    return [[x[:1].repeat(count, 1) for x in stages] for stages in of_peers]
+
+
+def _without_gradient(weight_network: nn.Module | None) -> Callable[[Sequence[Sequence[Tensor]]], Tensor] | None:
     """As a function, so that the objective does not take the weight network for one of its own modules."""
     if weight_network is None:
         return None
 
     @torch.no_grad()
-    def pair_weights(embeddings):
+    def pair_weights(embeddings: Sequence[Sequence[Tensor]]) -> Tensor:
         return weight_network(embeddings)
 
     return pair_weights

@@ -9,12 +9,15 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mcl_lab.errors import InputError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10  # which CIFAR100 is a subclass of
 
 Part = tuple[Tensor, Tensor, tuple[str, ...]]  # images (N, 3, 32, 32) uint8, labels (N,) int64, classes
 
@@ -46,12 +49,12 @@ def _load(name: str, root: Path, checksums: Mapping[str, str] | None) -> tuple[P
     return _part(train), _part(dataset(root, train=False))
 
 
-def _part(dataset) -> Part:
+def _part(dataset: "CIFAR10") -> Part:
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return images, torch.tensor(dataset.targets), tuple(dataset.classes)
 
 
-def _with_checksums(dataset: type, checksums: Mapping[str, str]) -> type:
+def _with_checksums(dataset: "type[CIFAR10]", checksums: Mapping[str, str]) -> "type[CIFAR10]":
     members = {
         split: [[name, checksums[name]] for name, _ in getattr(dataset, split)] for split in ("train_list", "test_list")
     }
@@ -59,7 +62,7 @@ def _with_checksums(dataset: type, checksums: Mapping[str, str]) -> type:
     return type(dataset.__name__, (dataset,), {"tgz_md5": checksums[dataset.filename], "meta": meta, **members})
 
 
-def _download(dataset: type, root: Path) -> None:
+def _download(dataset: "type[CIFAR10]", root: Path) -> None:
     """Unpacks the archive in `root`, downloading it first when it is missing or corrupt."""
     from torchvision.datasets.utils import check_integrity
 

@@ -42,7 +42,8 @@ class ImageFiles(NamedTuple):
         """At most `limit` files of each class, the first by path; None: all."""
         if limit is None:
             return self
-        taken, kept = Counter(), []
+        taken: Counter[int] = Counter()
+        kept = []
         for place, label in enumerate(self.labels):
             if taken[label] < limit:
                 taken[label] += 1

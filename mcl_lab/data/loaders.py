@@ -70,7 +70,7 @@ class TrainingBatches:
         for first in range(start * self._batch_size, len(indices), self._batch_size):
             places = slice(first, first + self._batch_size)
             images = self._images.images.index_select(0, indices[places])
-            if draws is not None:
+            if self._augmentation is not None and draws is not None:
                 images = self._augmentation(images, draws[places])
             yield self._normalise(images), self._images.labels.index_select(0, indices[places])
 
@@ -106,9 +106,9 @@ class _Normalisation:
     """(pixel / 255 - mean) / std as one multiply-add, its factors computed in float64."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device, channels_last: bool):
-        mean, std = (torch.tensor(list(v), dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std))
-        self._scale = (1 / (255 * std)).float().to(device)
-        self._shift = (-mean / std).float().to(device)
+        mu, sigma = (torch.tensor(list(v), dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std))
+        self._scale = (1 / (255 * sigma)).float().to(device)
+        self._shift = (-mu / sigma).float().to(device)
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, images: Tensor) -> Tensor:

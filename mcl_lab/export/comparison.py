@@ -85,7 +85,10 @@ def refuse_other(name: str, computing: Computing, expected: Tensor, subject: Sub
 def as_trained(trained: Trained, network: PortableNetwork, subject: Subject) -> Tensor:
     """Logits (N, C) as training and evaluation compute them."""
     peer = Peer(network.network, branches=False).eval()
-    batches = evaluation_batches(subject.images, trained.facts, trained.config)
+    run = trained.config
+    batches = evaluation_batches(
+        subject.images, trained.facts, batch_size=run.data.batch_size, channels_last=run.trainer.channels_last
+    )
     with torch.inference_mode():
         return torch.cat([peer(images)[1][-1] for images, _ in batches])
 

@@ -10,20 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mcl_lab.losses.term import LossInput
+from mcl_lab.losses.term import LossInput, Term, total
 
 OFFERED = {"loss.*": ["Aggregator"]}  # to configs, by place
 
 
-class Aggregator(nn.Module):
+class Aggregator(Term):
     """g_i = sum_k a_i[:, k] l_ik with a_i = softmax(Linear(D_i, S_i)(relu(Linear(S_i D_i, D_i)(cat_k e_ik)))).
 
     As a term: the weighted cross-entropy of the ensembles, sum_i CE(g_i, y). Nothing in it is detached.
     """
 
+    name = "ensemble_classification"
+
     def __init__(self, widths: Sequence[int], heads: Sequence[int], weight: Annotated[float, ">= 0"] = 1.0):
-        super().__init__()
-        self.weight = weight
+        super().__init__(weight)
         self.attention = nn.ModuleList(
             nn.Sequential(nn.Linear(count * width, width), nn.ReLU(inplace=True), nn.Linear(width, count))
             for width, count in zip(widths, heads, strict=True)
@@ -37,8 +38,6 @@ class Aggregator(nn.Module):
             ensembles.append(torch.einsum("bs,sbc->bc", share_BS, torch.stack(list(peer_logits))))
         return ensembles
 
-    def forward(self, batch: LossInput) -> dict[str, Tensor]:
-        if self.weight == 0:
-            return {}
-        loss = sum(cross_entropy(ensemble, batch.labels) for ensemble in batch.ensembles)
-        return {"ensemble_classification": self.weight * loss}
+    def loss(self, batch: LossInput) -> Tensor:
+        assert batch.ensembles is not None, "they are this one's"
+        return total(cross_entropy(ensemble, batch.labels) for ensemble in batch.ensembles)

@@ -7,31 +7,30 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from mcl_lab.losses.term import LossInput
+from mcl_lab.losses.term import LossInput, Term, total
 
 OFFERED = {"loss.*": ["LogitDistillation", "MutualLearning", "EnsembleDistillation"]}  # to configs, by place
 
 
-class LogitDistillation(nn.Module):
+class LogitDistillation(Term):
     """Every peer's ensemble teaches every peer's own head, its own peer's included: sum_ij of `distillation`."""
 
+    name = "logit_distillation"
     requires = ("aggregator",)  # nodes of the loss that must be there as well
 
     def __init__(self, weight: Annotated[float, ">= 0"] = 1.0, temperature: Annotated[float, "> 0"] = 3.0):
-        super().__init__()
-        self.weight = weight
+        super().__init__(weight)
         self.temperature = temperature
 
-    def forward(self, batch: LossInput) -> dict[str, Tensor]:
-        if self.weight == 0:
-            return {}
-        return {"logit_distillation": self.weight * distillation(_own(batch), batch.ensembles, self.temperature)}
+    def loss(self, batch: LossInput) -> Tensor:
+        assert batch.ensembles is not None, "they are the aggregator's"
+        return distillation(_own(batch), batch.ensembles, self.temperature)
 
 
-class MutualLearning(nn.Module):
+class MutualLearning(Term):
     """Every peer's own head learns from those of the others (deep mutual learning, CVPR 2018):
 
     sum_i 1/(N-1) sum_{j != i} T^2 KL(softmax(stopgrad(l_j) / T) || softmax(l_i / T)), mean over the batch. T = 1 there.
@@ -40,25 +39,22 @@ class MutualLearning(nn.Module):
     same predictions.
     """
 
+    name = "mutual_learning"
     min_peers = 2
 
     def __init__(self, weight: Annotated[float, ">= 0"] = 1.0, temperature: Annotated[float, "> 0"] = 1.0):
-        super().__init__()
-        self.weight = weight
+        super().__init__(weight)
         self.temperature = temperature
 
-    def forward(self, batch: LossInput) -> dict[str, Tensor]:
-        if self.weight == 0:
-            return {}
+    def loss(self, batch: LossInput) -> Tensor:
         own = _own(batch)
-        loss = sum(
+        return total(
             distillation([student], own[:i] + own[i + 1 :], self.temperature) / (len(own) - 1)
             for i, student in enumerate(own)
         )
-        return {"mutual_learning": self.weight * loss}
 
 
-class EnsembleDistillation(nn.Module):
+class EnsembleDistillation(Term):
     """One ensemble of all peers' own heads teaches each of them: sum_i of `distillation`.
 
     ensemble: `minlogit` and `naive` are KDCL's (CVPR 2020), `mean` is MCL's (AAAI 2022); the functions are below.
@@ -67,6 +63,7 @@ class EnsembleDistillation(nn.Module):
     an iterative solver in every step. KDCL also distorts the images for each network anew; here all peers see the same.
     """
 
+    name = "ensemble_distillation"
     min_peers = 2
 
     def __init__(
@@ -75,17 +72,13 @@ class EnsembleDistillation(nn.Module):
         temperature: Annotated[float, "> 0"] = 2.0,
         ensemble: Literal["minlogit", "naive", "mean"] = "minlogit",
     ):
-        super().__init__()
-        self.weight = weight
+        super().__init__(weight)
         self.temperature = temperature
         self.ensemble = ENSEMBLES[ensemble]
 
-    def forward(self, batch: LossInput) -> dict[str, Tensor]:
-        if self.weight == 0:
-            return {}
+    def loss(self, batch: LossInput) -> Tensor:
         own = _own(batch)
-        teacher = self.ensemble(torch.stack(own), batch.labels)
-        return {"ensemble_distillation": self.weight * distillation(own, [teacher], self.temperature)}
+        return distillation(own, [self.ensemble(torch.stack(own), batch.labels)], self.temperature)
 
 
 def min_logit(logits_NBC: Tensor, labels: Tensor) -> Tensor:
@@ -114,7 +107,7 @@ def distillation(students: Sequence[Tensor], teachers: Sequence[Tensor], tempera
     """
     log_students = [torch.log_softmax(student / temperature, dim=1) for student in students]
     log_teachers = [torch.log_softmax(teacher.detach() / temperature, dim=1) for teacher in teachers]
-    divergence = sum(
+    divergence = total(
         kl_div(student, teacher, reduction="batchmean", log_target=True)
         for student in log_students
         for teacher in log_teachers

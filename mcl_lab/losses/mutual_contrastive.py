@@ -1,7 +1,7 @@
 """Mutual contrastive learning as a term: projection heads and the weighted sum of the four losses."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -40,30 +40,35 @@ class MutualContrastiveLearning(nn.Module):
         self.uses_pair_weights = bool(self.weights)  # then the meta event trains the weights on this term
         self.temperature = temperature
         self.kd_temperature = kd_temperature
-        self.projections = nn.ModuleList(
+        projections = nn.ModuleList(
             nn.ModuleList(
                 nn.Sequential(nn.Linear(peer_width, width), nn.ReLU(inplace=True), nn.Linear(width, width))
                 for _ in range(count)
             )
             for peer_width, count in zip(widths, heads, strict=True)
         )
+        self.projections = cast(Sequence[Sequence[nn.Module]], projections)  # a ModuleList does not say of what
 
     def forward(self, batch: LossInput) -> dict[str, Tensor]:
         if not self.weights:
             return {}
         projected = [
             [normalize(projection(embedding), dim=1) for projection, embedding in zip(*peer, strict=True)]
-            for peer in zip(self.projections, batch.embeddings, strict=True)
+            for peer in zip(self.projections, self.matched(batch.embeddings), strict=True)
         ]
         losses = mutual_contrastive(
             projected,
             batch.labels,
-            batch.pair_weights,
+            batch.pair_weights if self.uses_pair_weights else None,
             temperature=self.temperature,
             kd_temperature=self.kd_temperature,
             terms=tuple(self.weights),
         )
         return {name: weight * getattr(losses, name) for name, weight in self.weights.items()}
+
+    def matched(self, embeddings: Sequence[Sequence[Tensor]]) -> Sequence[Sequence[Tensor]]:
+        """Those of `embeddings[i][k]` that are compared with those of other peers: all."""
+        return embeddings
 
 
 class LastLayerContrastiveLearning(MutualContrastiveLearning):
@@ -98,8 +103,5 @@ class LastLayerContrastiveLearning(MutualContrastiveLearning):
         )
         self.uses_pair_weights = False  # there are no layers to match
 
-    def forward(self, batch: LossInput) -> dict[str, Tensor]:
-        if not self.weights:
-            return {}
-        last = [stages[-1:] for stages in batch.embeddings]
-        return super().forward(batch._replace(embeddings=last, pair_weights=None))
+    def matched(self, embeddings: Sequence[Sequence[Tensor]]) -> Sequence[Sequence[Tensor]]:
+        return [stages[-1:] for stages in embeddings]

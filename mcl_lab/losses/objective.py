@@ -14,8 +14,11 @@ from mcl_lab.losses.term import LossInput
 
 
 class CohortOutput(Protocol):
-    embeddings: Sequence[Sequence[Tensor]]
-    logits: Sequence[Sequence[Tensor]]
+    @property
+    def embeddings(self) -> Sequence[Sequence[Tensor]]: ...
+
+    @property
+    def logits(self) -> Sequence[Sequence[Tensor]]: ...
 
 
 class Objective(nn.Module):
@@ -53,9 +56,8 @@ class Objective(nn.Module):
                 raise InputError(f"loss.{name}", f"must put out a dict of scalar tensors, not a {type(added).__name__}")
             for part, value in added.items():
                 if not isinstance(value, Tensor) or value.dim():
-                    found = (
-                        f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-                    )
+                    kind = type(value).__name__
+                    found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {kind}"
                     raise InputError(f"loss.{name}", f"puts out {part}, which must be a scalar tensor and is {found}")
             if repeated := losses.keys() & added.keys():
                 raise InputError(f"loss.{name}", f"puts out {min(repeated)}, as a term before it does; remove one")

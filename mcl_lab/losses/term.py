@@ -1,13 +1,13 @@
-"""What a term of the objective sees. A term is a module that maps it to weighted scalar losses by name, the same names at every
-step: one that has no part in a step is 0 there.
+"""What a term of the objective sees, and is. A term is a module that maps it to weighted scalar losses by name, the same names at
+every step: one that has no part in a step is 0 there.
 
 S_i heads of peer i, B batch, C classes, D_i embedding width of peer i, P pairs of embeddings (contrastive.py).
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class LossInput(NamedTuple):
@@ -18,3 +18,25 @@ class LossInput(NamedTuple):
     ensembles: Sequence[Tensor] | None  # [i] (B, C), the aggregator's, when there is one
     labels: Tensor  # (B,)
     pair_weights: Tensor | None  # (P, B), layer-matching weights; None: all 1
+
+
+class Term(nn.Module):
+    """A term of one loss, `loss(batch)`, which is put out as `name` times `weight`; of weight 0 it is not computed."""
+
+    name: ClassVar[str]
+
+    def __init__(self, weight: float):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, batch: LossInput) -> dict[str, Tensor]:
+        return {self.name: self.weight * self.loss(batch)} if self.weight else {}
+
+    def loss(self, batch: LossInput) -> Tensor:
+        """The scalar that is weighted."""
+        raise NotImplementedError
+
+
+def total(losses: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more."""
+    return sum(losses)  # type: ignore[return-value]  # 0 only of none

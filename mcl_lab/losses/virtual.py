@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from mcl_lab.losses.classification import classification
-from mcl_lab.losses.term import LossInput
+from mcl_lab.losses.term import LossInput, total
 
 
 class VirtualLosses(nn.Module):
@@ -25,4 +25,4 @@ class VirtualLosses(nn.Module):
         if weight_network is None:
             return classification(logits, labels)
         batch = LossInput(embeddings, logits, None, labels, weight_network(embeddings))
-        return sum(loss for term in self.weighted_terms for loss in term(batch).values())
+        return total(loss for term in self.weighted_terms for loss in term(batch).values())

@@ -55,7 +55,7 @@ def relu(input, inplace=False):
     return _ReLU.apply(input) if _has_tangent(input) else NotImplemented
 
 
-CLOSED_FORMS = {F.conv2d: convolution, F.batch_norm: batch_norm, F.relu: relu}
+CLOSED_FORMS: dict[Callable, Callable] = {F.conv2d: convolution, F.batch_norm: batch_norm, F.relu: relu}
 VIEWS = {"ViewBackward0", "SplitWithSizesBackward0"}  # of which the parts of one vector of parameters are made
 
 
@@ -104,9 +104,10 @@ class _ConvolutionGradient(Function):
     @staticmethod
     def jvp(ctx, dg: Tensor, dx: Tensor, dw: Tensor, *_):
         g, x, w = ctx.saved_tensors
-        by_x, by_w = _gradients(dg, x, w, ctx.geometry, ctx.asked)
-        more_by_x, more_by_w = _gradients(g, dx, dw, ctx.geometry, ctx.asked)
-        return by_x.add_(more_by_x) if ctx.asked[0] else None, by_w.add_(more_by_w) if ctx.asked[1] else None
+        changes = _gradients(dg, x, w, ctx.geometry, ctx.asked), _gradients(g, dx, dw, ctx.geometry, ctx.asked)
+        return tuple(
+            None if one is None or other is None else one.add_(other) for one, other in zip(*changes, strict=True)
+        )
 
 
 def _gradients(g: Tensor, x: Tensor, w: Tensor, geometry: tuple, asked: tuple) -> tuple[Tensor | None, Tensor | None]:
@@ -172,7 +173,7 @@ class _BatchNormGradient(Function):
     def jvp(ctx, dg: Tensor, dx: Tensor, dgamma: Tensor, *_):
         x, gamma, mu, by_sigma, by_gamma, projected = ctx.saved_tensors
         others = [dim for dim in range(x.dim()) if dim != 1]
-        dX, dx_with_X, _ = _projected(dx, x, mu, by_sigma)
+        dX, dx_with_X = _projected(dx, x, mu, by_sigma)[:2]
         dby_x, dg_with_X, dby_beta = _projected(dg, x, mu, by_sigma, gamma)
         g_with_dX = (projected * dx).sum(others, dtype=mu.dtype)  # = sum(g dX), as P is symmetric
         scale = gamma * by_sigma / (x.numel() / x.shape[1])
@@ -190,7 +191,9 @@ def _projected(v: Tensor, x: Tensor, mu: Tensor, by_sigma: Tensor, gamma: Tensor
     )
 
 
-def _add_normalised(total: Tensor, x: Tensor, mu: Tensor, by_sigma: Tensor, *, times: Tensor, plus=0.0) -> Tensor:
+def _add_normalised(
+    total: Tensor, x: Tensor, mu: Tensor, by_sigma: Tensor, *, times: Tensor, plus: Tensor | float = 0.0
+) -> Tensor:
     """total + times X + plus, into `total`."""
     slope = times * by_sigma
     return _add(total, x, times=slope, plus=plus - slope * mu)

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import numpy
 import torch
@@ -13,6 +13,15 @@ from torch.func import functional_call
 from mcl_lab.meta.hypergradient import hypergradient
 
 OFFERED = {"loss.meta_event": ["MetaEvent"]}  # to configs, by place
+
+
+class VirtualSteps(TypedDict):
+    """Arguments of `hypergradient`."""
+
+    inner_steps: int
+    outer_steps: int
+    momentum: float
+    weight_decay: float
 
 
 class MetaEvent:
@@ -43,7 +52,7 @@ class MetaEvent:
         self.weight_network = weight_network
         self.optimizer = optimizer
         self.every = every
-        self.virtual_steps = dict(
+        self.virtual_steps = VirtualSteps(
             inner_steps=inner_steps, outer_steps=outer_steps, momentum=momentum, weight_decay=weight_decay
         )
         self._draws = False  # whether the losses were seen to draw random numbers on a CUDA device

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,11 @@ class WeightNetwork(nn.Module):
     def __init__(self, widths: Sequence[int], heads: Sequence[int], width: Annotated[int, ">= 1"] = 128):
         super().__init__()
         self.heads = tuple(heads)
-        self.projections = nn.ModuleList(
+        projections = nn.ModuleList(
             nn.ModuleList(nn.Linear(peer_width, width) for _ in range(count))
             for peer_width, count in zip(widths, heads, strict=True)
         )
+        self.projections = cast(Sequence[Sequence[nn.Linear]], projections)  # a ModuleList does not say of what
 
     def forward(self, embeddings: Sequence[Sequence[Tensor]]) -> Tensor:
         """`embeddings[i][k]` (B, D_i) to a weight in (0, 1) for each pair and sample, (P, B), P = sum_i sum_j!=i S_i S_j,

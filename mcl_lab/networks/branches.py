@@ -19,8 +19,8 @@ class Branch(nn.Module):
         self.neck = copy.deepcopy(network.neck)
         self.classifier = nn.Linear(network.width, network.num_classes)
         for module in self.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
         network.initialise(self)
 
     def forward(self, tap: Tensor) -> tuple[Tensor, Tensor]:

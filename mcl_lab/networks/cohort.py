@@ -4,7 +4,7 @@ N peers, S_i stages of peer i, B batch, C classes, D_i embedding width of peer i
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,8 @@ class Cohort(nn.Module):
 
     def __init__(self, networks: Mapping[str, StagedNetwork], *, branches: bool, autocast: torch.dtype | None = None):
         super().__init__()
-        self.peers = nn.ModuleDict({name: Peer(network, branches=branches) for name, network in networks.items()})
+        peers = nn.ModuleDict({name: Peer(network, branches=branches) for name, network in networks.items()})
+        self.peers = cast(Mapping[str, Peer], peers)  # a ModuleDict does not say of what
         self.autocast = autocast
 
     @property

@@ -39,7 +39,7 @@ class HCGNet(StagedNetwork):
         stem = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         stages = []
         for index, (count, added) in enumerate(zip(units, growth, strict=True)):
-            stage = []
+            stage: list[nn.Module] = []
             for _ in range(count):
                 stage.append(SMG(channels, added))
                 channels += added
@@ -93,10 +93,8 @@ class _Gates(nn.Module):
         self.update = _Update(channels, 2 * channels // reduction)
 
     def forward(self, s: Tensor) -> Tensor:
-        forget, update = (
-            self.forget(s),
-            self.update(s).to(s.dtype),
-        )  # CUDA's autocast has it in float32, after a softmax
+        forget = self.forget(s)
+        update = self.update(s).to(s.dtype)  # CUDA's autocast has it in float32, after a softmax
         return s * forget[:, :, None, None] + update[:, :, None, None]
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
+from mcl_lab.networks.branches import Branch
 from mcl_lab.networks.staged import StagedNetwork
 
 OFFERED = {"pair.peers.*": ["ResNet"]}  # to configs, by place
@@ -45,7 +46,7 @@ class ResNet(StagedNetwork):
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        if module is not self:  # in a branch, as in the authors' code
+        if isinstance(module, Branch):  # as in the authors' code
             nn.init.zeros_(module.classifier.bias)
 
 
@@ -55,14 +56,13 @@ class _Residual(nn.Module):
     def __init__(self, residual: nn.Module, channels: int, out_channels: int, stride: int):
         super().__init__()
         self.residual = residual
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != out_channels:
             self.shortcut = nn.Sequential(*_projection(channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.relu(
-            self.residual(x).add_(self.shortcut(x)), inplace=True
-        )  # in place: less memory traffic
+        # In place: less memory traffic.
+        return nn.functional.relu(self.residual(x).add_(self.shortcut(x)), inplace=True)
 
 
 def _basic(channels: int, planes: int, stride: int) -> nn.Module:

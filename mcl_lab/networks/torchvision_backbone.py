@@ -8,6 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
+from mcl_lab.networks.branches import Branch
 from mcl_lab.networks.staged import StagedNetwork
 
 OFFERED = {"pair.peers.*": ["TorchvisionBackbone"]}  # to configs, by place
@@ -41,7 +42,7 @@ class TorchvisionBackbone(StagedNetwork):
         self.build = build
 
     def initialise(self, module: nn.Module) -> None:
-        if module is self:  # torchvision has done it
+        if not isinstance(module, Branch):  # torchvision has done it
             return
         branch = [*module.stages, module.neck]
         for part, fresh in zip(branch, self.build()[-len(branch) :], strict=True):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import torch
 from omegaconf import DictConfig
 
-from mcl_lab.assembly.rehearsal import Subject
+from mcl_lab.assembly.rehearsal import Rehearsal
 from mcl_lab.config.check import check
 from mcl_lab.config.compose import compose, overrides, run_folder
 from mcl_lab.config.sweeps import as_typed
@@ -40,11 +40,11 @@ def benchmark(
     configs = [config] if compare is None else [config, changed(config, compare)]
     threads = torch.get_num_threads()
     with in_one_line(config, run_folder(config)), screen().status("measuring, for a minute or more"):  # on a terminal
-        subjects = [Subject(one, threads, images, test_images, num_classes, image_size) for one in configs]
-        costs = [subject.counts(warmup) for subject in subjects]
-        seconds: list[dict[str, float]] = [{} for _ in subjects]
+        rehearsals = [Rehearsal(one, threads, images, test_images, num_classes, image_size) for one in configs]
+        costs = [rehearsal.counts(warmup) for rehearsal in rehearsals]
+        seconds: list[dict[str, float]] = [{} for _ in rehearsals]
         for name, times in (("step", repeats), ("evaluation", repeats), ("meta_event", events)):
-            for total, medians in zip(seconds, alternately(subjects, name, times), strict=True):
+            for total, medians in zip(seconds, alternately(rehearsals, name, times), strict=True):
                 total |= medians
         costs = [with_seconds(cost, measured) for cost, measured in zip(costs, seconds, strict=True)]
     if format == "json":
@@ -64,18 +64,18 @@ def changed(config: DictConfig, compare: Mapping[str, object]) -> DictConfig:
     return other
 
 
-def alternately(subjects: Sequence[Subject], name: str, times: int) -> list[dict[str, float]]:
-    """For each subject the medians of so many measurements, taken in turns."""
-    found: list[list[dict[str, float]]] = [[] for _ in subjects]
+def alternately(rehearsals: Sequence[Rehearsal], name: str, times: int) -> list[dict[str, float]]:
+    """For each rehearsal the medians of so many measurements, taken in turns."""
+    found: list[list[dict[str, float]]] = [[] for _ in rehearsals]
     for _ in range(times):
-        for subject, measured in zip(subjects, found, strict=True):
-            subject.use()
-            measured.append(getattr(subject, f"time_{name}")())
+        for rehearsal, measured in zip(rehearsals, found, strict=True):
+            rehearsal.use()
+            measured.append(getattr(rehearsal, f"time_{name}")())
     return [{key: median(one[key] for one in measured) for key in measured[0]} for measured in found]
 
 
 def with_seconds(cost: dict, seconds: dict[str, float]) -> dict:
-    """All figures: what was counted, what was measured, and what follows from both."""
+    """All of it: what was counted, what was measured, and what follows from both."""
     step = seconds["step"]
     epoch = cost["steps_an_epoch"] * step + seconds["evaluation"]
     epoch += cost["events_an_epoch"] * seconds.get("meta_event", 0.0)

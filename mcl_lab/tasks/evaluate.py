@@ -31,13 +31,13 @@ def evaluate(
         run.trainer.precision = "float32"  # of which tf32 is the faster, coarser form
     device = use_device(run.trainer)
     data, images = test_images(trained, config)
-    images = images.to(device)
-    learners = build_learners(run, len(facts.classes), device, images.images.shape[-2:])
-    restore(trained, "cohort", learners.cohort)
-    restore(trained, "objective", learners.objective)
-    batches = evaluation_batches(images, facts, run)
-    objective = learners.objective
-    accuracies = accuracies_of(learners.cohort, objective.ensembles, batches, beside=[objective])
+    cohort, objective, *_ = build_learners(run, len(facts.classes), device, images.images.shape[-2:])
+    restore(trained, "cohort", cohort)
+    restore(trained, "objective", objective)
+    batches = evaluation_batches(
+        images.to(device), facts, batch_size=run.data.batch_size, channels_last=run.trainer.channels_last
+    )
+    accuracies = accuracies_of(cohort, objective.ensembles, batches, beside=[objective])
     if format == "json":
         print(json.dumps({"dataset": data.name, "images": len(images), **accuracies}, indent=2))
     else:

@@ -75,12 +75,16 @@ def features(
             network.to(device)
             arrays = arrays_of(network, train, test)
             contents[files[key]] = npz_of(arrays)
+            linear_probe, converged = probe_accuracy(arrays, probe_c, probe_iterations)
+            if not converged:
+                remedy = f"raise task.probe_iterations={probe_iterations}, or lower task.probe_c"
+                say(f"{key}: {names[key]}: the linear probe has not converged; {remedy}")
             figures[key] = {
                 "network": names[key],
                 "width": network.network.width,
                 "file": files[key],
                 "knn": knn_accuracy(arrays, k),
-                "linear_probe": probe_accuracy(arrays, probe_c, probe_iterations, f"{key}: {names[key]}"),
+                "linear_probe": linear_probe,
                 "own_head": own_head_accuracy(network, arrays) if test.classes == network.classes else None,
             }
             network.cpu()

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from mcl_lab.assembly.device import use_device
-from mcl_lab.assembly.run import bring_to_end, prepare
+from mcl_lab.assembly.execution import bring_to_end
+from mcl_lab.assembly.run import prepare
 from mcl_lab.config.compose import run_folder
 from mcl_lab.config.identity import identity_of
 from mcl_lab.errors import InputError, RunFailed
@@ -61,7 +62,7 @@ def reproduce(
             with in_one_line(again, folder):
                 prepared = prepare(again, folder, console, tags)
                 refuse_other_images(original, prepared.environment["data"])
-                bring_to_end(prepared, again, folder)
+                bring_to_end(prepared)
         compared = compare(original.folder, folder)
         differing = differences(original.environments[-1], environments_in(str(folder), folder)[-1])
         verdict, well = judge(compared, tolerance)

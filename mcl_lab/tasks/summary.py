@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from mcl_lab.assembly.learners import build_network
 from mcl_lab.host.screen import screen, table
 from mcl_lab.networks.cohort import Peer
-from mcl_lab.networks.summary import multi_adds, parameters
+from mcl_lab.training.measurement import multi_adds, parameters
 
 
 def summary(
@@ -22,7 +22,8 @@ def summary(
 
     num_classes, image_size: what is counted for; the data set itself is not read.
     """
-    nodes, peers = config.pair.peers, {}
+    nodes = config.pair.peers
+    peers: dict[str, dict[str, str | int]] = {}
     for key in sorted(nodes):
         alike = next((other for other in peers if nodes[other] == nodes[key]), None)  # counted already
         peers[key] = peers[alike] if alike else _counts(nodes[key], key, num_classes, image_size)

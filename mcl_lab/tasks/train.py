@@ -6,7 +6,8 @@ import torch
 from omegaconf import DictConfig
 
 from mcl_lab.assembly.data import build_data
-from mcl_lab.assembly.run import bring_to_end, prepare
+from mcl_lab.assembly.execution import bring_to_end
+from mcl_lab.assembly.run import prepare
 from mcl_lab.config.compose import run_folder
 from mcl_lab.config.stored import read_config
 from mcl_lab.errors import InputError
@@ -28,24 +29,24 @@ def train(config: DictConfig) -> None:
     folder, console = run_folder(config), screen()
     refuse_other_run(config, folder)
     if is_finished(folder):
-        refuse_other_images(config, folder)
+        refuse_other_images(config.data, folder)
         drop_steps(folder / "checkpoints")  # when it was ended before it could
         console.print(f"This run is finished. To train it again, delete {folder}", soft_wrap=True)
     else:
         with in_one_line(config, folder):
-            bring_to_end(prepare(config, folder, console), config, folder)
+            bring_to_end(prepare(config, folder, console))
     show_result(config, folder, console)
 
 
-def refuse_other_images(config: DictConfig, folder: Path) -> None:
+def refuse_other_images(data: DictConfig, folder: Path) -> None:
     """Raise InputError when the images of a finished run were read elsewhere than these, and are others: where they are is not in
     its key. Images that are not to be had now may be any."""
     stored = read_config(folder, "hydra.run.dir").data
     trained_on = ((read_result(folder) or {}).get("environment") or {}).get("data")
-    if stored == config.data or not trained_on:
+    if stored == data or not trained_on:
         return
     try:
-        now = data_checksums(build_data(config.data, torch.device("cpu")).facts._asdict())
+        now = data_checksums(build_data(data, torch.device("cpu")).facts._asdict())
     except InputError:
         return
     if any(trained_on.get(part) not in (None, checksum) for part, checksum in now.items()):

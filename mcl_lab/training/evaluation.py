@@ -5,34 +5,47 @@ peers, K the larger rank counted (5, or C when that is less).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import NotRequired, TypedDict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-Accuracies = dict[str, dict[str, float]]
+from mcl_lab.training.protocols import Batch, Cohort, CohortOutput, Embeddings, Module
+
+Accuracies = dict[str, dict[str, float]]  # of each peer the heads' accuracies in %
+
+
+class Scores(TypedDict):
+    """The heads of a peer are `stage1`, `stage2`, ... (auxiliary), `own_head`, and `ensemble` when there is one."""
+
+    top1: Accuracies
+    top5: Accuracies
+    layer_weights: NotRequired[dict[str, float]]  # mean over the images, {"a.stage1-b.own_head": mean}, each pair once
 
 
 def evaluate(
-    cohort: nn.Module,
-    ensembles: Callable[[object], list[Tensor] | None],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    pair_weights: Callable[[Sequence[Sequence[Tensor]]], Tensor] | None = None,
-    beside: Sequence[nn.Module] = (),
-) -> dict[str, Accuracies | dict[str, float]]:
-    """Top-1 and top-5 accuracies in %: `{"top1": {peer: {head: %}}, "top5": ...}`, and `"layer_weights"` if asked for.
+    cohort: Cohort,
+    ensembles: Callable[[CohortOutput], Sequence[Tensor] | None],
+    batches: Iterable[Batch],
+    pair_weights: Callable[[Embeddings], Tensor] | None = None,
+    beside: Sequence[Module] = (),
+) -> Scores:
+    """Top-1 and top-5 accuracies of every head, and the layer weights if asked for.
 
-    The heads of a peer are `stage1`, `stage2`, ... (auxiliary), `own_head`, and `ensemble` when there is one.
-    cohort: its `peers` are named, its output holds `embeddings[i][k]` (B, D_i) and `logits[i][k]` (B, C). ensembles: that
-    output to each peer's ensemble logits (B, C), or None. batches: images (B, 3, H, W) and labels (B,).
+    ensembles: the cohort's output to each peer's ensemble logits (B, C), or None. batches: one or more.
     pair_weights: embeddings to weights (P, B), symmetric, in the order for i, for j != i, for k, for z. With it
-    `"layer_weights"` holds their means over the images, `{"a.stage1-b.own_head": mean}`, each two embeddings once.
+    the scores have `layer_weights`.
     beside: modules that `ensembles` and `pair_weights` are made of; like the cohort they are in evaluation mode meanwhile, and
     then in the mode they were in.
     """
     was_training = [(module, module.training) for module in (cohort, *beside)]
     for module, _ in was_training:
         module.eval()
-    counts, weights, images = 0, 0, 0
+    counts: list[Tensor] = []
+    weights: list[Tensor] = []
+    images = 0
     try:
         with torch.inference_mode():
             for inputs, labels in batches:
@@ -41,9 +54,9 @@ def evaluate(
                 heads = [
                     [*stages, *(ensemble[i : i + 1] if ensemble else [])] for i, stages in enumerate(output.logits)
                 ]
-                counts = counts + _correct(torch.stack([scores for peer in heads for scores in peer]), labels)
+                counts.append(_correct(torch.stack([scores for peer in heads for scores in peer]), labels))
                 if pair_weights is not None:
-                    weights = weights + pair_weights(output.embeddings).double().sum(-1)
+                    weights.append(pair_weights(output.embeddings).double().sum(-1))
                 images += len(labels)
     finally:
         for module, training in was_training:
@@ -53,16 +66,15 @@ def evaluate(
         for name, peer in zip(cohort.peers, heads, strict=True)
         for head in _head_names(len(peer), ensemble is not None)
     ]
-    accuracies: dict[str, Accuracies] = {"top1": {}, "top5": {}}
-    for (peer, head), correct in zip(names, (100 * counts / images).tolist(), strict=True):
-        accuracies["top1"].setdefault(peer, {})[head] = correct[0]
-        accuracies["top5"].setdefault(peer, {})[head] = correct[1]
-    if pair_weights is None:
-        return accuracies
-    embeddings = {
-        name: _head_names(len(stages), ensemble=False) for name, stages in zip(cohort.peers, output.logits, strict=True)
-    }
-    return accuracies | {"layer_weights": _by_pair((weights / images).tolist(), embeddings)}
+    found: Scores = {"top1": {}, "top5": {}}
+    for (peer, head), (top1, top5) in zip(names, (100 * reduce(add, counts) / images).tolist(), strict=True):
+        found["top1"].setdefault(peer, {})[head] = top1
+        found["top5"].setdefault(peer, {})[head] = top5
+    if pair_weights is not None:
+        stages_of = zip(cohort.peers, output.logits, strict=True)
+        embeddings = {name: _head_names(len(stages), ensemble=False) for name, stages in stages_of}
+        found["layer_weights"] = _by_pair((reduce(add, weights) / images).tolist(), embeddings)
+    return found
 
 
 def _by_pair(weights: Sequence[float], embeddings: Mapping[str, Sequence[str]]) -> dict[str, float]:

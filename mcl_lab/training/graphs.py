@@ -62,15 +62,15 @@ class Graphed:
         if self._refused:
             return self.function(*inputs)
         with self._recorder.aside():
-            inputs = [self._tensor(value) for value in inputs]
-            shapes = tuple((value.shape, value.dtype) for value in inputs)
+            tensors = [self._tensor(value) for value in inputs]
+            shapes = tuple((value.shape, value.dtype) for value in tensors)
             self._calls[shapes] = self._calls.get(shapes, 0) + 1
             if self._calls[shapes] > WARM_UP and shapes not in self._recorded:
-                self._record(shapes, inputs)
+                self._record(shapes, tensors)
             if shapes not in self._recorded:
-                return self.function(*inputs)
+                return self.function(*tensors)
             held, replay, outputs = self._recorded[shapes]
-            for place, value in zip(held, inputs, strict=True):
+            for place, value in zip(held, tensors, strict=True):
                 place.copy_(value)
             replay()
             return outputs

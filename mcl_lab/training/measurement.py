@@ -1,13 +1,14 @@
-"""What computations cost on this very device: time, operations, arithmetic."""
+"""What networks cost on paper, and computations on this very device: parameters, arithmetic, operations, time."""
 
+import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,29 +22,33 @@ class Stopwatch:
 
     def __init__(self, device: torch.device):
         self.on_cuda = device.type == "cuda"
-        self.marks: list[tuple[str, float | torch.cuda.Event]] = []
+        self.names: list[str] = []
+        self.times: list[float] = []
+        self.events: list[torch.cuda.Event] = []
         self.mark("")
 
     def mark(self, name: str) -> None:
         """What went on since the last mark was `name`."""
+        self.names.append(name)
         if self.on_cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
-            self.marks.append((name, event))
+            self.events.append(event)
         else:
-            self.marks.append((name, time.perf_counter()))
+            self.times.append(time.perf_counter())
 
     def seconds(self) -> dict[str, float]:
         """Of each name; waits for the device."""
         if self.on_cuda:
             torch.cuda.synchronize()
-        return {
-            name: before.elapsed_time(now) / 1000 if self.on_cuda else now - before
-            for (_, before), (name, now) in pairwise(self.marks)
-        }
+            parts = [before.elapsed_time(now) / 1000 for before, now in pairwise(self.events)]
+        else:
+            parts = [now - before for before, now in pairwise(self.times)]
+        return dict(zip(self.names[1:], parts, strict=True))
 
 
-class Operations(NamedTuple):
+@dataclass(frozen=True)
+class Operations:
     """count: of operations; bytes: of the tensors that they read and write."""
 
     count: int
@@ -59,7 +64,9 @@ def count_operations(work: Callable[[], object]) -> Operations:
 
 
 class _Counter(TorchDispatchMode):
-    count = bytes = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.bytes = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **kwargs or {})
@@ -68,6 +75,18 @@ class _Counter(TorchDispatchMode):
             tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
             self.bytes += sum(x.nbytes for x in tensors)
         return result
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def multi_adds(module: nn.Module, image_size: int) -> int:
+    """`count_multi_adds` of a network for one image of 3 x image_size x image_size."""
+    on_paper = copy.deepcopy(module).to("meta").eval()  # shapes only, nothing is computed
+    with torch.no_grad():
+        return count_multi_adds(lambda: on_paper(torch.empty(1, 3, image_size, image_size, device="meta")))
 
 
 def count_multi_adds(work: Callable[[], object]) -> int:
@@ -101,7 +120,8 @@ def copy_rate(device: torch.device) -> float:
 
 def _seconds(work: Callable[[], Tensor], device: torch.device) -> float:
     work()
-    times, until = [], time.monotonic() + RATE_SECONDS
+    times: list[float] = []
+    until = time.monotonic() + RATE_SECONDS
     while time.monotonic() < until or len(times) < 5:
         watch = Stopwatch(device)
         work()

@@ -7,8 +7,6 @@ import warnings
 
 import numpy as np
 
-from mcl_lab.host.screen import say
-
 TEMPERATURE = 0.07  # of the neighbours' votes, as in Wu et al., CVPR 2018, and since
 
 
@@ -24,9 +22,9 @@ def knn_accuracy(arrays: dict[str, np.ndarray], k: int) -> float:
     return 100 * float(neighbours.score(arrays["test_embeddings"], arrays["test_labels"]))
 
 
-def probe_accuracy(arrays: dict[str, np.ndarray], inverse_regularisation: float, iterations: int, whose: str) -> float:
-    """Accuracy (%) of a linear classifier trained on standardised training embeddings; says when it was stopped before
-    it converged. whose: for that."""
+def probe_accuracy(arrays: dict[str, np.ndarray], inverse_regularisation: float, iterations: int) -> tuple[float, bool]:
+    """Accuracy (%) of a linear classifier trained on standardised training embeddings, and whether it converged in as many
+    iterations."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -36,7 +34,5 @@ def probe_accuracy(arrays: dict[str, np.ndarray], inverse_regularisation: float,
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         probe.fit(arrays["train_embeddings"], arrays["train_labels"])
-    if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
-        remedy = f"raise task.probe_iterations={iterations}, or lower task.probe_c"
-        say(f"{whose}: the linear probe has not converged; {remedy}")
-    return 100 * float(probe.score(arrays["test_embeddings"], arrays["test_labels"]))
+    converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    return 100 * float(probe.score(arrays["test_embeddings"], arrays["test_labels"])), converged

@@ -1,6 +1,7 @@
 """Random states: of Python, NumPy, PyTorch and the CUDA device in use, as values a checkpoint can hold."""
 
 import random
+from typing import cast
 
 import numpy
 import torch
@@ -15,13 +16,13 @@ def seed_everything(seed: int) -> None:
 
 def random_states_beside(device: torch.device) -> tuple:
     """Those of Python, NumPy and, unless it is the device itself, PyTorch on the CPU, to be compared."""
-    kind, keys, *rest = numpy.random.get_state()
+    kind, keys, *rest = _of_numpy()
     cpu = [] if device.type == "cpu" else torch.get_rng_state().tolist()
     return random.getstate(), (kind, keys.tobytes(), *rest), cpu
 
 
 def random_states() -> dict:
-    kind, keys, *rest = numpy.random.get_state()
+    kind, keys, *rest = _of_numpy()
     return {
         "python": random.getstate(),
         "numpy": (kind, torch.from_numpy(keys.astype("int64")), *rest),
@@ -37,3 +38,7 @@ def set_random_states(states: dict) -> None:
     torch.set_rng_state(states["torch"].cpu())
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"][0].cpu())
+
+
+def _of_numpy() -> tuple[str, numpy.ndarray, int, int, float]:
+    return cast(tuple[str, numpy.ndarray, int, int, float], numpy.random.get_state())  # a dict only when asked for one

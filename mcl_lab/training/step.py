@@ -8,19 +8,20 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcl_lab.training.graphs import Graphed
+from mcl_lab.training.protocols import Cohort, CohortOutput, Objective
 from mcl_lab.training.randomness import random_states, set_random_states
 
 LOGGER = logging.getLogger(__name__)
+_Found = tuple[dict[str, Tensor], list[Tensor], list[Tensor | None]]  # terms, own logits, gradients
 
 
 class Step:
     """Forward, loss, backward and update, one after the other by calling it, or one by one as they are written.
 
-    cohort: maps images (B, 3, H, W) to an output with `logits[i][k]` (B, C). objective: maps that and labels (B,) to weighted
-    scalar terms by name, whose sum is the loss. optimizer: of all that they train.
+    optimizer: of all that cohort and objective train.
     compile: have torch.compile fuse the operations of cohort and objective. The first step then takes a minute or more; where it
         cannot be compiled, a warning says why and it goes on as written.
     graphs: launch everything before the update as one CUDA graph (`Graphed`); what calling it puts out, gradients included, is
@@ -29,22 +30,24 @@ class Step:
 
     def __init__(
         self,
-        cohort: nn.Module,
-        objective: nn.Module,
+        cohort: Cohort,
+        objective: Objective,
         optimizer: torch.optim.Optimizer,
         compile: bool = False,
         graphs: bool = False,
     ):
         self.cohort, self.objective, self.optimizer = cohort, objective, optimizer
-        self.forward: Callable = cohort
-        self.loss: Callable = objective
+        self.forward: Callable[[Tensor], CohortOutput] = cohort
+        self.loss: Callable[[CohortOutput, Tensor], dict[str, Tensor]] = objective
         self._on_trial = compile
         if compile:
             self.forward = torch.compile(cohort, dynamic=False)
             self.loss = torch.compile(objective, dynamic=False)
-        self._parameters = [value for group in optimizer.param_groups for value in group["params"]]
-        device = self._parameters[0].device
-        self._work = Graphed(self._gradients, device) if graphs else self._gradients
+        self._parameters: list[Tensor] = [value for group in optimizer.param_groups for value in group["params"]]
+        self.device = self._parameters[0].device
+        self._work: Callable[[Tensor, Tensor], _Found] = self._gradients
+        if graphs:
+            self._work = Graphed(self._gradients, self.device)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
         """The terms, and each peer's own logits (B, C), of before the update."""
@@ -62,22 +65,23 @@ class Step:
     def backward(self, terms: dict[str, Tensor]) -> None:
         """Gradients of the terms' sum in place of those that were there."""
         self.optimizer.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
+        loss: Tensor = sum(terms.values())  # type: ignore[assignment]  # there is one term or more: no int
+        loss.backward()
 
-    def _gradients(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor | None]]:
+    def _gradients(self, images: Tensor, labels: Tensor) -> _Found:
         output = self.forward(images)
         terms = self.loss(output, labels)
         self.backward(terms)
         own_logits = [logits[-1].detach() for logits in output.logits]
         return {name: term.detach() for name, term in terms.items()}, own_logits, [x.grad for x in self._parameters]
 
-    def _try(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor | None]]:
+    def _try(self, images: Tensor, labels: Tensor) -> _Found:
         """The first step, as it was written when torch.compile cannot do it: there may be no compiler."""
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
         self._on_trial = False
-        tried = nn.ModuleList([self.cohort, self.objective])
-        before = {name: value.clone() for name, value in tried.state_dict().items()}
+        tried = (self.cohort, self.objective)
+        before = [{name: value.clone() for name, value in module.state_dict().items()} for module in tried]
         random = random_states()
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA on a CPU, too
         try:
@@ -87,6 +91,7 @@ class Step:
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             LOGGER.warning("the steps are not compiled: %s", reason)
         self.forward, self.loss = self.cohort, self.objective
-        tried.load_state_dict(before)  # statistics of BatchNorm, should the forward pass have come so far
+        for module, state in zip(tried, before, strict=True):
+            module.load_state_dict(state)  # statistics of BatchNorm, should the forward pass have come so far
         set_random_states(random)
         return self._gradients(images, labels)

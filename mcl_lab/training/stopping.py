@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -13,15 +13,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # Ctrl-C; kill, SLURM
 class Abandoned(BaseException):
     """Raised inside work that may be broken off; a BaseException, so that no library's `except Exception` swallows it."""
 
+    def __init__(self, asked_by: signal.Signals):
+        super().__init__(asked_by.name)
+        self.signal = asked_by
+
 
 class StopRequest:
     """Within `with`, SIGINT, SIGTERM and SIGUSR2 only set `signal`; a second one of the same kind acts as it usually does.
     May be entered within itself."""
 
     def __init__(self):
-        self.signal: int | None = None
+        self.signal: signal.Signals | None = None
         self._abandoning = False
-        self._before = {}
+        self._before: dict[signal.Signals, Any] = {}
         self._depth = 0
 
     def __enter__(self) -> "StopRequest":
@@ -38,15 +42,11 @@ class StopRequest:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
-    @property
-    def name(self) -> str:
-        return signal.Signals(self.signal).name
-
     def _handle(self, number: int, _frame) -> None:
-        self.signal = number
-        signal.signal(number, self._before[number])
+        self.signal = signal.Signals(number)
+        signal.signal(number, self._before[self.signal])
         if self._abandoning:
-            raise Abandoned
+            raise Abandoned(self.signal)
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
@@ -64,7 +64,7 @@ class StopRequest:
     def check(self) -> None:
         """Raise Abandoned when a stop was asked for."""
         if self.signal is not None:
-            raise Abandoned
+            raise Abandoned(self.signal)
 
     def guard(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, raising Abandoned in between when a stop was asked for."""

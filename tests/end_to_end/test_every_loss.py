@@ -55,7 +55,8 @@ def test_layer_weights_are_the_weight_networks_means(lmcl_run):
     )
     with torch.no_grad():
         output = [
-            cohort(images).embeddings for images, _ in evaluation_batches(data.evaluated["test"], data.facts, config)
+            cohort(images).embeddings
+            for images, _ in evaluation_batches(data.evaluated["test"], data.facts, batch_size=64, channels_last=True)
         ]
 
     def compared(i, k):

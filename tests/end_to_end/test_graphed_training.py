@@ -7,7 +7,7 @@ import pytest
 import torch
 from recorded import CpuRecorder
 
-from mcl_lab.assembly.rehearsal import Subject
+from mcl_lab.assembly.rehearsal import Rehearsal
 from mcl_lab.config.catalogue import catalogue
 from mcl_lab.config.compose import compose
 from mcl_lab.training.graphs import WARM_UP, Graphed
@@ -27,25 +27,24 @@ def recorder(monkeypatch):
 def trained(words, *, graphs, steps=WARM_UP + 3):
     """What steps, each with its meta event and each of another learning rate, put out; all states at their end."""
     config = compose([*SMALL, *words, f"trainer.graphs={graphs}"])
-    subject = Subject(config, threads=1, images=400, test_images=20, num_classes=10, size=8)
-    optimizer, event = subject.updates.optimizer, subject.event
+    rehearsal = Rehearsal(config, threads=1, images=400, test_images=20, num_classes=10, size=8)
+    method = rehearsal.method
     found = []
     for number in range(steps):
-        images, labels = next(subject.endless)
-        optimizer.param_groups[0]["lr"] = 0.1 / (number + 1)
-        terms, own_logits = subject.step(images, labels)
+        images, labels = next(rehearsal.endless)
+        method.optimizer.param_groups[0]["lr"] = 0.1 / (number + 1)
+        terms, own_logits = method.step(images, labels)
         found += [value.clone() for value in (*terms.values(), *own_logits)]
-        if event:
-            gradients = subject.hypergradient(images, labels, optimizer.param_groups[0]["lr"])
+        if method.meta_event:
+            gradients = method.hypergradient(images, labels)
             found += [value.clone() for value in gradients]
-            event.apply(gradients)
-    parts = subject.time_step()  # trains one more
+            method.apply(gradients)
+    parts = rehearsal.time_step()  # trains one more
     if graphs:
         assert set(parts) == {"step", "data", "graph", "optimizer"}
-        assert len(subject.step._work._recorded) == 1
-        assert event is None or len(subject.hypergradient._recorded) == 1
-    modules = [module for module in vars(subject.learners).values() if isinstance(module, torch.nn.Module)]
-    return found + [value for module in modules for value in module.state_dict().values()]
+        assert len(method.step._work._recorded) == 1
+        assert method.meta_event is None or len(method._hypergradient._recorded) == 1
+    return found + [value for state in method.networks().values() for value in state.values()]
 
 
 def check(caplog, *words):

@@ -12,9 +12,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy, normalize
 
 from mcl_lab.assembly.learners import build_learners
-from mcl_lab.assembly.updates import build_updates
+from mcl_lab.assembly.method import build_method
 from mcl_lab.config.compose import compose
-from mcl_lab.training.step import Step
 
 B, STEPS, EVENTS = 12, 20, (0, 10)
 LR, MOMENTUM, DECAY = 0.02, 0.9, 5e-4  # of both optimizers, with Nesterov momentum, and of the virtual steps
@@ -36,7 +35,8 @@ def make(pair, dtype):
     modules.to(dtype)
     images = torch.randn(STEPS, B, 3, 16, 16).to(dtype)
     labels = torch.stack([torch.randperm(B) % 4 for _ in range(STEPS)])
-    return SimpleNamespace(config=config, batches=list(zip(images, labels, strict=True)), **vars(learners))
+    method = build_method(config, learners)
+    return SimpleNamespace(method=method, batches=list(zip(images, labels, strict=True)), **learners._asdict())
 
 
 def plain_loss(learners, output, labels):
@@ -119,8 +119,7 @@ def state(learners):
 
 def train(pair, dtype):
     learners = make(pair, dtype)
-    updates = build_updates(learners.config, learners)
-    step, event = Step(learners.cohort, learners.objective, updates.optimizer), updates.meta_event
+    step, event = learners.method.step, learners.method.meta_event
     for number, (images, labels) in enumerate(learners.batches):
         step(images.contiguous(memory_format=torch.channels_last), labels)
         if number in EVENTS:
@@ -150,7 +149,7 @@ def test_one_step_and_event_in_float64(pair):
     plainly = plain_loss(plain, plain.cohort(images), labels)
     trained = [*ours.cohort.parameters(), *ours.objective.parameters()]
     same = [*plain.cohort.parameters(), *plain.objective.parameters()]
-    event = build_updates(ours.config, ours).meta_event
+    event = ours.method.meta_event
     for a, b in [
         (loss, plainly),
         *zip(torch.autograd.grad(loss, trained), torch.autograd.grad(plainly, same), strict=True),

@@ -19,7 +19,7 @@ from mcl_lab.losses.contrastive import TERMS
 from mcl_lab.losses.distillation import LogitDistillation, distillation
 from mcl_lab.losses.mutual_contrastive import MutualContrastiveLearning
 from mcl_lab.losses.objective import Objective
-from mcl_lab.losses.term import LossInput
+from mcl_lab.losses.term import LossInput, Term
 from mcl_lab.networks.cohort import CohortOutput
 
 B, C = 6, 4
@@ -171,6 +171,23 @@ def test_terms_of_weight_zero_look_at_nothing():
     contrastive = MutualContrastiveLearning(WIDTHS, HEADS, vcl=0, soft_vcl=0, icl=0, soft_icl=0)
     for term in (Classification(0), LogitDistillation(0), Aggregator(WIDTHS, HEADS, 0), contrastive):
         assert term(nothing) == {}
+
+
+class Mean(Term):
+    """As somebody may write one."""
+
+    name = "mean"
+
+    def loss(self, batch):
+        return batch.logits[0][0].mean()
+
+
+@pytest.mark.parametrize("weight", [0, 0.0, 0.5])
+def test_a_term_of_ones_own_needs_a_name_and_a_loss(weight):
+    output, labels = make_output()
+    terms = Objective({"own": Mean(weight)})(output, labels)
+    expected = {"mean": weight * output.logits[0][0].mean()} if weight else {}
+    assert terms == expected
 
 
 def test_terms_are_weighted_by_what_pair_weights_says():

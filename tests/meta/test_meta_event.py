@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import functional_call
 
 from mcl_lab.assembly.learners import build_learners
-from mcl_lab.assembly.updates import build_meta_event
+from mcl_lab.assembly.method import build_meta_event
 from mcl_lab.config.compose import compose
 from mcl_lab.losses.mutual_contrastive import MutualContrastiveLearning
 from mcl_lab.losses.virtual import VirtualLosses
@@ -185,7 +185,7 @@ def test_paper_recipe_from_the_config(unrolled):
     for module in (learners.cohort, learners.objective, learners.weight_network):
         module.double()
     optimizer = torch.optim.SGD(learners.weight_network.parameters(), lr=LR)
-    event = build_meta_event(config, learners, optimizer)
+    event = build_meta_event(config.loss.meta_event, learners, optimizer)
     parts = SimpleNamespace(
         losses=learners.virtual_losses,
         weight_network=learners.weight_network,

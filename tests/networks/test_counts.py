@@ -8,7 +8,7 @@ from published_networks import COUNTS
 
 from mcl_lab.assembly.learners import build_network
 from mcl_lab.networks.cohort import Peer
-from mcl_lab.networks.summary import multi_adds, parameters
+from mcl_lab.training.measurement import multi_adds, parameters
 
 NETWORKS = Path(__file__).parents[2] / "conf" / "network"
 
@@ -34,17 +34,3 @@ def test_depth_is_what_the_name_says(name, depth):
         key for key, value in network.named_parameters() if value.dim() > 1 and ".shortcut." not in key
     ]  # convolutions and linear layers
     assert len(on_the_main_path) == depth
-
-
-def test_counting_leaves_the_module_as_it_was():
-    network = from_config("resnet8", num_classes=10)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    multi_adds(network, 16)
-    assert network.training
-    assert all(value.device.type == "cpu" and value.equal(before[name]) for name, value in network.state_dict().items())
-
-
-def test_multi_adds_of_convolutions_grow_with_the_area():
-    network = from_config("resnet8", num_classes=10)
-    linear = 64 * 10
-    assert multi_adds(network, 32) - linear == 4 * (multi_adds(network, 16) - linear)

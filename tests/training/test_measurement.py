@@ -2,9 +2,19 @@
 
 import time
 
+import pytest
 import torch
+from torch import nn
 
-from mcl_lab.training.measurement import Stopwatch, copy_rate, count_multi_adds, count_operations, multi_adds_rate
+from mcl_lab.training.measurement import (
+    Stopwatch,
+    copy_rate,
+    count_multi_adds,
+    count_operations,
+    multi_adds,
+    multi_adds_rate,
+    parameters,
+)
 from mcl_lab.training.memory import PeakMemory
 
 CPU = torch.device("cpu")
@@ -29,6 +39,25 @@ def test_multi_adds():
     assert count_multi_adds(lambda: a @ b) == 4 * 5 * 6
     images, filters = torch.randn(2, 3, 8, 8), torch.randn(7, 3, 3, 3)
     assert count_multi_adds(lambda: torch.conv2d(images, filters, padding=1)) == 2 * 7 * 3 * 9 * 64
+
+
+@pytest.fixture
+def network():
+    layers = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+    return nn.Sequential(*layers)
+
+
+def test_parameters_and_multi_adds_of_a_network(network):
+    assert parameters(network) == (4 * 3 * 9 + 4) + 2 * 4 + (4 * 10 + 10)
+    for size in (16, 32):
+        assert multi_adds(network, size) == 4 * 3 * 9 * size**2 + 4 * 10
+
+
+def test_counting_leaves_the_network_as_it_was(network):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    multi_adds(network, 16)
+    assert network.training
+    assert all(value.device.type == "cpu" and value.equal(before[name]) for name, value in network.state_dict().items())
 
 
 def test_a_stopwatch_tells_parts_apart():

@@ -30,7 +30,7 @@ def test_a_signal_is_a_request_and_the_second_acts_as_usual(number, usual):
         assert stop.signal is None
         stop.check()
         send(number)
-        assert stop.signal == number and stop.name == signal.Signals(number).name and usual == []
+        assert stop.signal == number and stop.signal.name == signal.Signals(number).name and usual == []
         with pytest.raises(Abandoned):
             stop.check()
         send(number)

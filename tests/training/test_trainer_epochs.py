@@ -46,7 +46,7 @@ def test_checkpoint_before_record():
 
 
 def test_records():
-    """The figures of an epoch, recomputed from what the objective was given."""
+    """The metrics of an epoch, recomputed from what the objective was given."""
     run = ToyRun(epochs=2, meta=False)
     seen = []
     original = run.objective.forward
@@ -114,7 +114,7 @@ def test_progress():
     run = ToyRun(epochs=2, max_steps=7)
     run.trainer.fit()
     assert [(epoch, step) for epoch, step, _ in run.shown.steps] == [(0, n) for n in range(1, 6)] + [(1, 6), (1, 7)]
-    assert all(math.isfinite(figures["loss"]) for _, _, figures in run.shown.steps)
+    assert all(math.isfinite(metrics["loss"]) for _, _, metrics in run.shown.steps)
     resumed = ToyRun(epochs=2, max_steps=7).resume(run.saved[0][1])
     resumed.trainer.fit()
     assert (resumed.shown.done, resumed.shown.total) == (5, 7)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from mcl_lab.training.method import Method, Update
 from mcl_lab.training.randomness import seed_everything
 from mcl_lab.training.schedules import Cosine
 from mcl_lab.training.trainer import Trainer
@@ -113,8 +114,8 @@ class Shown:
         self.total, self.done = steps, done
         return nullcontext()
 
-    def step(self, epoch, step, figures):
-        self.steps.append((epoch, step, figures))
+    def step(self, epoch, step, metrics):
+        self.steps.append((epoch, step, metrics))
 
     def epoch(self, record):
         self.epochs.append(record)
@@ -144,32 +145,24 @@ class ToyRun:
         params = [*self.cohort.parameters(), *self.objective.parameters()]
         optimizer = torch.optim.SGD(params, lr=lr, momentum=0.9, nesterov=True)
         weight_optimizer = torch.optim.SGD([self.weight], lr=lr, momentum=0.9)
-        schedules = [Cosine(optimizer, epochs), Cosine(weight_optimizer, epochs)]
-        holder = nn.ParameterList([self.weight])
         self.saved, self.journal, self.written, self.shown = [], [], [], Shown()
         self.meta_event = ToyMetaEvent(self.cohort, self.weight, weight_optimizer, every, in_event) if meta else None
-        self.trainer = Trainer(
-            cohort=self.cohort,
-            objective=self.objective,
-            optimizer=optimizer,
-            schedules=schedules if meta else schedules[:1],
-            batches=ToyBatches(),
-            evaluations={"test": test or list(ToyBatches(3).epoch(-1))},
+        method = Method(
+            self.cohort,
+            self.objective,
+            Update(optimizer, Cosine(optimizer, epochs)),
+            weight_network=nn.ParameterList([self.weight]) if meta else None,
+            weight_update=Update(weight_optimizer, Cosine(weight_optimizer, epochs)) if meta else None,
             meta_event=self.meta_event,
-            parts={
-                "cohort": self.cohort,
-                "objective": self.objective,
-                "weight": holder,
-                "optimizer": optimizer,
-                "weight_optimizer": weight_optimizer,
-                "schedule": schedules[0],
-                "weight_schedule": schedules[1],
-            },
-            device=torch.device("cpu"),
+            graphs=graphs,
+        )
+        self.trainer = Trainer(
+            method,
+            ToyBatches(),
+            {"test": test or list(ToyBatches(3).epoch(-1))},
             epochs=epochs,
             max_steps=max_steps,
             checkpoint_steps=checkpoint_steps,
-            graphs=graphs,
             save=self._save,
             record=self._record,
             progress=self.shown,
@@ -192,8 +185,7 @@ class ToyRun:
 
     def outcome(self):
         """All that must not depend on interruptions: states of all parts, and the records but for the clock."""
-        parts = {name: part.state_dict() for name, part in self.trainer.parts.items()}
-        return parts, [timeless(record) for record in self.trainer.records]
+        return self.trainer.method.state_dict(), [timeless(record) for record in self.trainer.records]
 
 
 def timeless(record):

@@ -35,12 +35,12 @@ def starved(cwd, arguments):
     """
     import torch
 
-    from mcl_lab.training.figures import EpochFigures
+    from mcl_lab.training.metrics import EpochMetrics
 
-    original, steps, held = EpochFigures.add, [], []
+    original, steps, held = EpochMetrics.add, [], []
 
-    def add(figures, terms, own_logits, labels, step):
-        original(figures, terms, own_logits, labels, step)
+    def add(metrics, terms, own_logits, labels, step):
+        original(metrics, terms, own_logits, labels, step)
         steps.append(step)
         if len(steps) == 2:
             allow_no_more()
@@ -49,7 +49,7 @@ def starved(cwd, arguments):
                     held.append(torch.empty(2**20, dtype=torch.uint8))
             del held[-16:]  # for what is small; a feature map here has 32 MB
 
-    EpochFigures.add = add
+    EpochMetrics.add = add
     main_in(cwd, arguments, "errors.txt")
 
 
@@ -79,11 +79,11 @@ def refused(what, cwd, arguments):
     """A run whose third step gets no memory."""
     import torch
 
-    from mcl_lab.training.figures import EpochFigures
+    from mcl_lab.training.metrics import EpochMetrics
 
-    original = EpochFigures.add
+    original = EpochMetrics.add
 
-    def add(figures, terms, own_logits, labels, step):
+    def add(metrics, terms, own_logits, labels, step):
         if step == 3:
             if what == "cpu":
                 torch.empty(2**60)
@@ -96,9 +96,9 @@ def refused(what, cwd, arguments):
                 "onednn": RuntimeError("could not create a primitive"),
                 "onednn, with memory": RuntimeError("could not create a primitive"),
             }[what]
-        original(figures, terms, own_logits, labels, step)
+        original(metrics, terms, own_logits, labels, step)
 
-    EpochFigures.add = add
+    EpochMetrics.add = add
     main_in(cwd, arguments, "errors.txt")
 
 

@@ -4,6 +4,7 @@ N peers, B batch, C classes.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -11,7 +12,16 @@ from torch import Tensor
 from mcl_lab.errors import RunFailed
 
 
-class EpochFigures:
+class Means(TypedDict):
+    """Means over the epoch's images so far."""
+
+    loss: float
+    terms: dict[str, float]  # by name, weighted
+    accuracy: list[float]  # %, of each peer's own head
+    images: float  # how many
+
+
+class EpochMetrics:
     """Running sums of the loss terms and of the own heads' correct answers, and the first value that was not finite.
 
     No step waits for the device: `add` only launches, `latest` gives the newest copy that has arrived on the host, and
@@ -26,8 +36,7 @@ class EpochFigures:
         """Begin an epoch."""
         self.names: list[str] = []  # the loss terms, known from the first step on
         self.sums = torch.zeros(0, dtype=torch.float64, device=self.device)
-        self._host: Tensor | None = None
-        self._copied: torch.cuda.Event | None = None
+        self._under_way: tuple[Tensor, torch.cuda.Event] | None = None  # the copy on the host, and when it is there
         self._arrived: list[float] | None = None
 
     def add(self, terms: Mapping[str, Tensor], own_logits: Sequence[Tensor], labels: Tensor, step: int) -> None:
@@ -66,28 +75,26 @@ class EpochFigures:
         if self.device.type != "cuda":
             self._arrived = self.sums.tolist()
             return
-        if self._copied is None:
-            self._host = torch.zeros_like(self.sums, device="cpu", pin_memory=True)
-            self._copied = torch.cuda.Event()
-        elif not self._copied.query():
-            return
+        if self._under_way is None:
+            self._under_way = torch.zeros_like(self.sums, device="cpu", pin_memory=True), torch.cuda.Event()
+            host, copied = self._under_way
         else:
-            self._arrived = self._host.tolist()
-        self._host.copy_(self.sums, non_blocking=True)
-        self._copied.record()
+            host, copied = self._under_way
+            if not copied.query():
+                return
+            self._arrived = host.tolist()
+        host.copy_(self.sums, non_blocking=True)
+        copied.record()
 
-    def latest(self) -> dict[str, float | list[float]] | None:
+    def latest(self) -> Means | None:
         """The newest means that have arrived, None before the first; else as `totals`, RunFailed included."""
         return self._means(self._arrived) if self._arrived else None
 
-    def totals(self) -> dict[str, float | list[float]]:
-        """Means over the epoch's images so far: `loss`, `terms` by name, `accuracy` (% of each peer's own head); `images`.
-
-        Raises RunFailed that names the term and the step when a term has not been finite.
-        """
+    def totals(self) -> Means:
+        """The means so far. Raises RunFailed that names the term and the step when a term has not been finite."""
         return self._means(self.sums.tolist())
 
-    def _means(self, sums: list[float]) -> dict[str, float | list[float]]:
+    def _means(self, sums: list[float]) -> Means:
         *values, images, first_bad = sums
         if first_bad >= 0:
             step, quantity = divmod(int(first_bad), len(self.names) + 1)
@@ -97,10 +104,10 @@ class EpochFigures:
         accuracy = [100 * correct / images for correct in values[len(self.names) :]]
         return {"loss": sum(terms.values()), "terms": terms, "accuracy": accuracy, "images": images}
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"names": self.names, "sums": self.sums}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.reset()
         self.names = list(state["names"])
         self.sums = state["sums"].to(self.device)

@@ -1,0 +1,62 @@
+"""The method that a config means: what learns, its optimizers with their schedules, and the meta event."""
+
+from collections.abc import Iterable
+
+from omegaconf import DictConfig
+from torch import nn
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from mcl_lab.assembly.learners import Learners
+from mcl_lab.assembly.target import create
+from mcl_lab.errors import InputError
+from mcl_lab.training.method import Method, Update
+from mcl_lab.training.protocols import MetaEvent
+
+FUSED = {f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")}  # that update all parameters by a kernel or a few
+
+
+def build_method(config: DictConfig, learners: Learners) -> Method:
+    """How a config trains its learners, at the beginning."""
+    trainer, network = config.trainer, learners.weight_network
+    update = build_update(config.optimizer, config.schedule, [learners.cohort, learners.objective], trainer.epochs)
+    weight_update = meta_event = None
+    if network is not None:
+        weight_update = build_update(config.optimizer, config.schedule, [network], trainer.epochs)
+        meta_event = build_meta_event(config.loss.get("meta_event"), learners, weight_update.optimizer)
+    return Method(
+        learners.cohort,
+        learners.objective,
+        update,
+        weight_network=network,
+        weight_update=weight_update,
+        meta_event=meta_event,
+        compile=trainer.compile,
+        graphs=trainer.graphs,
+    )
+
+
+def build_update(optimizer: DictConfig, schedule: DictConfig, modules: Iterable[nn.Module], epochs: int) -> Update:
+    """An optimizer of the modules' parameters with its schedule."""
+    params = [parameter for module in modules for parameter in module.parameters()]
+    chosen = {"foreach", "fused", "differentiable"} & set(optimizer)
+    fused = {} if chosen or optimizer._target_ not in FUSED else {"fused": True}
+    made = create("optimizer", optimizer, params=params, **fused)
+    if isinstance(made, LBFGS):
+        raise InputError(
+            "optimizer._target_", "LBFGS evaluates the loss several times a step, which the trainer does not"
+        )
+    scheduled = create("schedule", schedule, optimizer=made, epochs=epochs)
+    if isinstance(scheduled, ReduceLROnPlateau):
+        raise InputError(
+            "schedule._target_", "ReduceLROnPlateau goes by a metric; the schedule is a function of the epoch"
+        )
+    return Update(made, scheduled)
+
+
+def build_meta_event(node: DictConfig | None, learners: Learners, optimizer: Optimizer) -> MetaEvent | None:
+    """The event that trains the weight network by `optimizer`; None when the loss leaves the network as it is."""
+    if node is None:
+        return None
+    losses, weight_network = learners.virtual_losses, learners.weight_network
+    return create("loss.meta_event", node, losses=losses, weight_network=weight_network, optimizer=optimizer)
