@@ -12,7 +12,7 @@ from mcl_lab.assembly.data import build_data, evaluation_batches, training_batch
 from mcl_lab.assembly.device import use_device
 from mcl_lab.assembly.learners import build_learners
 from mcl_lab.assembly.updates import build_updates
-from mcl_lab.config.stored import FILE_NAME, to_yaml
+from mcl_lab.config.stored import to_yaml
 from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.host.files import write_atomically, write_json
 from mcl_lab.host.secrets import without_credentials
@@ -21,6 +21,7 @@ from mcl_lab.runs.checkpoints import Checkpoints, checksum_of_weights, drop_step
 from mcl_lab.runs.failures import in_one_line
 from mcl_lab.runs.folders import make_folder, sweep_folder
 from mcl_lab.runs.journal import Journal, is_finished, read_last_epoch, read_record
+from mcl_lab.runs.layout import RunFolder
 from mcl_lab.runs.lock import RunLock
 from mcl_lab.runs.log import LOGGER as log
 from mcl_lab.runs.log import run_log
@@ -80,7 +81,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
     journal, lock = Journal(folder), RunLock(folder)
     facts = {"data": data.facts._asdict()}
     environment |= {"data": data_checksums(facts["data"])}
-    checkpoints = Checkpoints(folder / "checkpoints", write_atomically, run_key=record["run_key"], facts=facts)
+    checkpoints = Checkpoints(RunFolder(folder).checkpoints, write_atomically, run_key=record["run_key"], facts=facts)
     networks = {key: config.pair.peers[key].name for key in cohort.peers}
     progress = ConsoleProgress(console, networks, ensembles=objective.aggregator is not None)
 
@@ -130,8 +131,8 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
         raise RunFailed(
             f"{folder} has epochs and no checkpoint to go on from; to start over, delete the run folder {folder}"
         )
-    if not (folder / FILE_NAME).exists():
-        write_atomically(folder / FILE_NAME, to_yaml(config, without_credentials))
+    if not RunFolder(folder).config.exists():
+        write_atomically(RunFolder(folder).config, to_yaml(config, without_credentials))
     record = journal.begin(trained_in(run.record, read_record(folder), run.environment, trainer.position.step))
     write_changes(folder, record, run.changes)
     journal.restore(trainer.records)
@@ -153,7 +154,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
             networks = {name: trainer.parts[name].state_dict() for name in NETWORKS if name in trainer.parts}
             checkpoints.finish({"parts": networks})
             result = result_of(config, records, record["environments"], checksum_of_weights(networks))
-            write_json(folder / "result.json", result)
+            write_json(RunFolder(folder).result, result)
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         log.error("%s", error, exc_info=not stopped)
@@ -162,7 +163,7 @@ def execute(run: Run, config: DictConfig, folder: Path) -> None:
         raise
     log.info("finished")
     journal.status("finished")  # the last word: what is read by others is whole
-    drop_steps(folder / "checkpoints")
+    drop_steps(RunFolder(folder).checkpoints)
 
 
 def take_up(trainer: Trainer, state: dict) -> None:

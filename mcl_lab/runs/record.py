@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from mcl_lab.config.compose import defaults_for
 from mcl_lab.config.key import changes, key_config, pair_kind, pair_name, recipe, recipe_key, repeat_key, run_key
 from mcl_lab.config.plain import leaves, plain
-from mcl_lab.runs.final import final_figures
+from mcl_lab.runs.result import final_metrics
 
 
 def record_of(config: DictConfig, folder: Path) -> dict:
@@ -40,7 +40,7 @@ def result_of(config: DictConfig, records: list[dict], environments: list[dict],
     """The content of result.json. environments: see provenance.py. weights: the checksum of the final networks."""
     *earlier, environment = environments
     peers = plain(config)["pair"]["peers"]
-    figures = final_figures(records, sorted(peers))
+    final = final_metrics(records, sorted(peers))
     return {
         "run_key": run_key(config),
         "recipe_key": recipe_key(config),
@@ -51,8 +51,8 @@ def result_of(config: DictConfig, records: list[dict], environments: list[dict],
         "seed": config.seed,
         "epochs": len(records),
         "steps": records[-1]["step"],
-        "peers": {key: {"network": peers[key]["name"], **figures[key], "config": peers[key]} for key in sorted(peers)},
-        "final": {f"final/{key}/{name}": value for key in figures for name, value in figures[key].items()},
+        "peers": {key: {"network": peers[key]["name"], **final[key], "config": peers[key]} for key in sorted(peers)},
+        "final": {f"final/{key}/{name}": value for key in final for name, value in final[key].items()},
         "weights": weights,
         "environment": environment,
         **({"earlier_environments": earlier} if earlier else {}),

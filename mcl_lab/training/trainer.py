@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mcl_lab.errors import Interrupted, RunFailed
+from mcl_lab.host.clock import now_ms
 from mcl_lab.training.evaluation import evaluate
 from mcl_lab.training.figures import EpochFigures
 from mcl_lab.training.graphs import Graphed
@@ -202,7 +203,7 @@ class Trainer:
         record = {
             "epoch": position.epoch + 1,
             "step": position.step,
-            "time_ms": time.time_ns() // 10**6,
+            "time_ms": now_ms(),
             "metrics": metrics,
         }
         self.records.append(record)
