@@ -30,6 +30,7 @@ from mcl_lab.config.stored import resumed
 from mcl_lab.config.sweeps import as_typed, expand, split_names
 from mcl_lab.config.targets import SLURM, TRAIN
 from mcl_lab.errors import InputError, Interrupted, RunFailed
+from mcl_lab.host import last_words
 from mcl_lab.host.secrets import without_secrets
 from mcl_lab.host.text import plain_text
 from mcl_lab.terminal.help import help_text
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenMP's threads spin while they wait for each other, by default so long that next to another busy process (the sender,
     # a second run) a step takes several times as long; so few spins cost next to nothing. Read when PyTorch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    last_words.claim()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         flags = parse(argv)
@@ -72,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(error)
     except KeyboardInterrupt:
         print("mcl_lab: interrupted", file=sys.stderr)
+        last_words.leave("interrupted")
         return 130
     return 0
 
@@ -208,15 +211,21 @@ def complete(argv: Sequence[str]) -> None:
 
 
 def report(error: InputError | RunFailed) -> int:
-    """One line on stderr, of a very long one the beginning and the end; returns the exit status."""
+    """One line on stderr, and for whoever started this program; returns the exit status."""
     kind = "stopped" if isinstance(error, Interrupted) else "error"
-    line = plain_text(without_secrets(" ".join(str(error).split())))
-    if len(line) > LONGEST:
-        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    line = as_one(str(error))
     print(f"mcl_lab: {kind}: {line}", file=sys.stderr)
+    last_words.leave(line)
     return error.status
 
 
 def report_defect(*error) -> None:
     """What Python prints of an exception that nobody expected, without the secrets that may be in it."""
     print(without_secrets("".join(traceback.format_exception(*error))), end="", file=sys.stderr)
+    last_words.leave(as_one("".join(traceback.format_exception_only(*error[:2]))))
+
+
+def as_one(text: str) -> str:
+    """An error as one line that may be shown, of a very long one the beginning and the end."""
+    line = plain_text(without_secrets(" ".join(text.split())))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from mcl_lab.assembly.run import PreparedRun
-from mcl_lab.config.stored import FILE_NAME, to_yaml
+from mcl_lab.config.stored import to_yaml
 from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.host.files import write_atomically, write_json
 from mcl_lab.host.secrets import without_credentials
@@ -11,6 +11,7 @@ from mcl_lab.runs.checkpoints import checksum_of_weights, drop_steps
 from mcl_lab.runs.failures import in_one_line
 from mcl_lab.runs.folders import make_folder
 from mcl_lab.runs.journal import is_finished, read_last_epoch, read_record
+from mcl_lab.runs.layout import RunFolder
 from mcl_lab.runs.log import LOGGER as log
 from mcl_lab.runs.log import run_log
 from mcl_lab.runs.provenance import trained_in, write_changes
@@ -40,7 +41,7 @@ def execute(run: PreparedRun) -> None:
             networks = run.trainer.method.networks()
             run.checkpoints.finish({"parts": networks})
             result = result_of(run.config, records, environments, checksum_of_weights(networks))
-            write_json(run.folder / "result.json", result)
+            write_json(RunFolder(run.folder).result, result)
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         log.error("%s", error, exc_info=not stopped)
@@ -68,8 +69,9 @@ def take_up(run: PreparedRun) -> bool:
 
 def begin(run: PreparedRun, goes_on: bool) -> list[dict]:
     """Write down what the run is and that it runs, and start the sender. Returns the environments that it is trained in."""
-    if not (run.folder / FILE_NAME).exists():
-        write_atomically(run.folder / FILE_NAME, to_yaml(run.config, without_credentials))
+    stored = RunFolder(run.folder).config
+    if not stored.exists():
+        write_atomically(stored, to_yaml(run.config, without_credentials))
     position = run.trainer.position
     record = run.journal.begin(trained_in(run.record, read_record(run.folder), run.environment, position.step))
     write_changes(run.folder, record, run.changes)

@@ -12,13 +12,14 @@ from torch import nn
 from mcl_lab.assembly.data import DataFacts, checksum, left_out_warning, parts_of, read_images
 from mcl_lab.assembly.learners import build_network
 from mcl_lab.config.compose import overrides, parse
-from mcl_lab.config.stored import FILE_NAME, read_config
+from mcl_lab.config.stored import read_config
 from mcl_lab.data.datasets import ImageSet, Splits
 from mcl_lab.errors import InputError
 from mcl_lab.host.screen import say
 from mcl_lab.networks.portable import PortableNetwork
 from mcl_lab.networks.staged import StagedNetwork
-from mcl_lab.runs.checkpoints import newest_file, read
+from mcl_lab.runs.checkpoints import UnusableCheckpoint, newest_file, read
+from mcl_lab.runs.layout import RunFolder
 
 
 class Trained(NamedTuple):
@@ -41,7 +42,10 @@ def read_trained(checkpoint: str | Path) -> Trained:
         raise InputError("task.checkpoint", f"there is no {path}")
     folder = path if path.is_dir() else path.absolute().parent.parent
     run = read_config(folder, "task.checkpoint")
-    state = read(newest_file(path / "checkpoints") if path.is_dir() else path)
+    try:
+        state = read(newest_file(RunFolder(path).checkpoints) if path.is_dir() else path)
+    except UnusableCheckpoint as error:
+        raise InputError("task.checkpoint", str(error)) from error
     return Trained(path, folder, run, _facts_in(state, path), state)
 
 
@@ -57,7 +61,8 @@ def restore(trained: Trained, part: str, module: nn.Module, below: str = "") -> 
         module.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(
-            "task.checkpoint", f"{trained.path} does not hold the networks of {trained.folder}/{FILE_NAME}: {error}"
+            "task.checkpoint",
+            f"{trained.path} does not hold the networks of {RunFolder(trained.folder).config}: {error}",
         ) from error
 
 

@@ -16,6 +16,7 @@ from mcl_lab.host.uri import network_warning, stored_uri
 from mcl_lab.runs.checkpoints import Checkpoints
 from mcl_lab.runs.folders import sweep_folder
 from mcl_lab.runs.journal import Journal, read_record
+from mcl_lab.runs.layout import RunFolder
 from mcl_lab.runs.lock import RunLock
 from mcl_lab.runs.provenance import data_checksums, environment_of
 from mcl_lab.runs.record import record_of
@@ -66,7 +67,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
     facts = {"data": data.facts._asdict()}
     environment["data"] = data_checksums(facts["data"])
     journal, lock = Journal(folder), RunLock(folder)
-    checkpoints = Checkpoints(folder / "checkpoints", write_atomically, run_key=record["run_key"], facts=facts)
+    checkpoints = Checkpoints(RunFolder(folder).checkpoints, write_atomically, run_key=record["run_key"], facts=facts)
     networks = {key: config.pair.peers[key].name for key in learners.cohort.peers}
 
     def save(state: dict[str, Any], epochs: int, step: int) -> None:

@@ -1,20 +1,19 @@
 """CIFAR-10 and CIFAR-100 by torchvision's own loaders, with errors that say which file to put where."""
 
 import contextlib
-import fcntl
 import http.client
-import os
 import socket
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mcl_lab.errors import InputError
+from mcl_lab.host.files import alone_in
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10  # which CIFAR100 is a subclass of
@@ -67,11 +66,15 @@ def _download(dataset: "type[CIFAR10]", root: Path) -> None:
     from torchvision.datasets.utils import check_integrity
 
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
-    archive = root / dataset.filename
+    archive, lock = root / dataset.filename, root / f".{dataset.filename}.lock"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(root / f".{dataset.filename}.lock"), _network_timeout(30):
-            dataset(root, download=True)
+        # The jobs of a sweep start together and must not write one file at once: the others wait for the first.
+        with alone_in(lock), _network_timeout(30):
+            try:
+                dataset(root, download=True)
+            finally:
+                lock.unlink(missing_ok=True)
     # What torchvision lets through: no network, no space, no permission; a wrong checksum; a bad archive.
     except (OSError, http.client.HTTPException, RuntimeError, tarfile.TarError, EOFError, zlib.error) as error:
         if not archive.exists():
@@ -84,29 +87,6 @@ def _download(dataset: "type[CIFAR10]", root: Path) -> None:
             with contextlib.suppress(OSError):  # not empty, or never made
                 folder.rmdir()
         raise InputError("data.root", f"{problem} ({error})") from error
-
-
-@contextlib.contextmanager
-def _one_at_a_time(lock: Path) -> Iterator[None]:
-    """The jobs of a sweep start together and must not write one file at once: the others wait for the first."""
-    while True:
-        with open(lock, "w") as file:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file, lock):  # the one before has deleted it, and the next may hold a new one
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-
-
-def _is_at(file: IO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from mcl_lab.networks.portable import PortableNetwork
 from mcl_lab.runs.checkpoints import checksum_of_weights
 from mcl_lab.runs.journal import read_record
 from mcl_lab.runs.provenance import CODE, VERSIONS
+from mcl_lab.runs.result import read_result
 
 FORMAT = 1
 # What is relied on in a card, with its type; the rest is for people.
@@ -73,7 +74,7 @@ def card_of(trained: Trained, key: str, image_size: tuple[int, int], files: Mapp
     """The card of a peer's network. image_size: height and width that its programs take. files: their contents by name."""
     run, facts = trained.config, trained.facts
     identity = identity_of(run)
-    result = read_json(trained.folder / "result.json") or {}
+    result = read_result(trained.folder) or {}
     return {
         "format": FORMAT,
         "peer": key,

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TextIO, get_args, get_origin
 
 
 def write_atomically(path: Path, content: str | bytes, *, shared: bool = False) -> None:
@@ -63,10 +63,26 @@ def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
     delete it would let two processes lock two files of one name.
     """
     with open(path, "a", encoding="utf-8") as file:
-        yield lock_file(file.fileno(), wait=wait)
+        yield _lock(file.fileno(), wait=wait)
 
 
-def lock_file(descriptor: int, *, wait: bool) -> bool:
+@contextmanager
+def alone_in(path: Path) -> Iterator[TextIO]:
+    """Hold the lock file `path`, made when missing, for the body, which may read it, write it and delete it.
+
+    As `exclusive`, but for what is deleted by whoever is done with it: those who waited go on with the next file of that
+    name.
+    """
+    while True:
+        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8", errors="replace") as file:
+            _lock(file.fileno(), wait=True)
+            if not _is_at(path, file.fileno()):  # deleted while this process waited for it
+                continue
+            yield file
+            return
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
     """`flock` an open file until it is closed; False when `wait` is false and somebody else holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -78,6 +94,13 @@ def lock_file(descriptor: int, *, wait: bool) -> bool:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise
     return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _is_of(value: Any, kind: Any) -> bool:

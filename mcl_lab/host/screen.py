@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -21,7 +21,7 @@ def screen() -> Console:
     return (
         console
         if console.is_terminal
-        else Screen(file=_Trimmed(sys.stdout), highlight=False, markup=False, width=WIDTH)
+        else Screen(file=cast(TextIO, _Trimmed(sys.stdout)), highlight=False, markup=False, width=WIDTH)
     )
 
 

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from mcl_lab.errors import InputError, Interrupted
+from mcl_lab.host import last_words
+from mcl_lab.host.clock import now_ms
+from mcl_lab.host.processes import ProcessId
 from mcl_lab.launch.devices import cpu_cores, visible_gpus
-from mcl_lab.launch.ledger import Attempt, Ledger, Run
+from mcl_lab.launch.ledger import Ledger
+from mcl_lab.launch.ledger_run import Attempt, LedgerRun
+from mcl_lab.launch.standing import GOING_ON
 
 POLL = 0.2  # seconds between two looks at the processes
 NEXT_LOOK = 1.0  # seconds between two looks at a run that somebody else trains
 PATIENCE = 1.0  # seconds after a Ctrl-C before which another is taken for the same
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
-
-Identify = Callable[[int], tuple[str | None, str]]
 
 
 class LocalLauncher:
@@ -49,25 +52,23 @@ class LocalLauncher:
     def launch(
         self,
         ledger: Ledger,
-        runs: Sequence[Run],
+        runs: Sequence[LedgerRun],
         *,
-        prepare: Callable[[Run], list[str]],
+        prepare: Callable[[LedgerRun], list[str]],
         environment: Mapping[str, str],
-        identify: Identify,
         show: Callable[[], None],
     ) -> None:
         """Bring `runs` of the ledger to their end: what is finished is left alone, what runs already is waited for.
 
-        prepare: makes a run's folder ready and returns the command that trains it. environment: of its process. identify:
-        the start that tells process number pid from another of its number, and this host's name. show: called again and
-        again while it goes on.
+        prepare: makes a run's folder ready and returns the command that trains it. environment: of its process. show:
+        called again and again while it goes on.
         One run's failure stops no other. On one of STOP_SIGNALS the processes are asked to stop, and a second Ctrl-C kills
         them; raises Interrupted when they are gone and something is left to do. They are asked as well before any
         exception leaves here: none goes on without a launcher, unless this process is killed.
         """
         places = self._places(any(run.uses_gpu for run in runs))
         threads = max(1, cpu_cores() // len(places))
-        work = _Work(ledger, runs, places, prepare, {"OMP_NUM_THREADS": str(threads), **environment}, identify)
+        work = _Work(ledger, runs, places, prepare, {"OMP_NUM_THREADS": str(threads), **environment})
         with _stop_requests() as received:
             try:
                 while not work.done(stopping=bool(received)):
@@ -96,12 +97,15 @@ class LocalLauncher:
 
 
 class _Active(NamedTuple):
-    """A run in its place. `child` is None for a process that an earlier launcher started and left behind; `places` holds what
-    gets free at its end, nothing when it took no place of ours."""
+    """A run in its place, and the attempt that is under way. `child` is None for a process that an earlier launcher started and
+    left behind; `places` holds what gets free at its end, nothing when it took no place of ours. `printed_from`: where in
+    the log its output begins."""
 
-    run: Run
+    run: LedgerRun
+    attempt: Attempt
     child: subprocess.Popen | None
     places: list[str | None]
+    printed_from: int = 0
 
 
 class _Work:
@@ -110,30 +114,28 @@ class _Work:
     def __init__(
         self,
         ledger: Ledger,
-        runs: Sequence[Run],
+        runs: Sequence[LedgerRun],
         places: list[str | None],
-        prepare: Callable[[Run], list[str]],
+        prepare: Callable[[LedgerRun], list[str]],
         environment: dict[str, str],
-        identify: Identify,
     ):
         self.ledger = ledger
         self.prepare = prepare
         self.environment = environment
-        self.identify = identify
         self.places = places
-        self.waiting: list[Run] = []
+        self.waiting: list[LedgerRun] = []
         self.active: list[_Active] = []
         self._told: set[tuple[int, int]] = set()  # (pid, signal) pairs that were sent
         self._next_look: dict[str, float] = {}  # at runs that somebody else trains, by folder
         for run in runs:
-            state = ledger.standing(run).state
-            if state == "running" and self._goes_on(run.latest):
-                taken = run.latest.gpu if run.latest.gpu in places else None
+            state, latest = ledger.standing(run).state, run.latest
+            if state == "running" and latest is not None and latest.job is None and latest.goes_on:
+                taken = latest.gpu if latest.gpu in places else None
                 if taken in places:
                     places.remove(taken)
-                    self.active.append(_Active(run, None, [taken]))
+                    self.active.append(_Active(run, latest, None, [taken]))
                 else:  # more were left behind than there are places now
-                    self.active.append(_Active(run, None, []))
+                    self.active.append(_Active(run, latest, None, []))
             elif state != "finished":
                 self.waiting.append(run)
 
@@ -143,13 +145,17 @@ class _Work:
     def collect(self) -> None:
         """Note what has ended."""
         for active in list(self.active):
-            run, child, places = active
-            if child is None and self._goes_on(run.latest) or child is not None and child.poll() is None:
+            run, attempt, child, places, printed_from = active
+            if attempt.goes_on if child is None else child.poll() is None:
                 continue
             self.active.remove(active)
             self.places += places
             if child is not None:
-                self._note_end(run, child.returncode)
+                attempt.ended_ms, attempt.exit_status = now_ms(), child.returncode
+                if child.returncode != 0:
+                    printed = last_words.end_of(Path(run.log), printed_from)
+                    attempt.last_words = last_words.why_ended(child.returncode, _words_of(run), printed)
+                self.ledger.try_to_save()
             state = self.ledger.standing(run).state
             # Running: somebody else's process was faster, and ours gave way. One that was left behind is gone on with.
             if state == "running" or child is None and state in ("waiting", "lost"):
@@ -163,11 +169,7 @@ class _Work:
             if time.monotonic() < self._next_look.get(run.folder, 0.0):
                 continue
             state = self.ledger.standing(run).state
-            if state in (
-                "running",
-                "queued",
-                "unknown",
-            ):  # somebody else's, alone or in another sweep: its turn comes after that
+            if state in GOING_ON:  # somebody else's, alone or in another sweep: its turn comes after that
                 self._next_look[run.folder] = time.monotonic() + NEXT_LOOK
                 continue
             self.waiting.remove(run)
@@ -176,21 +178,14 @@ class _Work:
 
     def stop(self, number: signal.Signals) -> None:
         """Send every process the signal, once."""
-        for run, *_ in self.active:
-            if (run.latest.pid, number) not in self._told:
-                self._told.add((run.latest.pid, number))
+        for _, attempt, *_ in self.active:
+            if (attempt.pid, number) not in self._told:
+                self._told.add((attempt.pid, number))
                 with suppress(ProcessLookupError):  # it has just gone
-                    os.kill(run.latest.pid, number)
+                    os.kill(attempt.pid, number)
 
-    def _start(self, run: Run, place: str | None) -> None:
+    def _start(self, run: LedgerRun, place: str | None) -> None:
         gpu = place if run.uses_gpu else None
-        if gpu is not None:
-            counted = (
-                {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-            )  # as nvidia-smi does
-            own = {"CUDA_VISIBLE_DEVICES": gpu, **counted}
-        else:
-            own = {} if run.uses_gpu else {"CUDA_VISIBLE_DEVICES": ""}  # a run on the CPU touches no GPU
         log = Path(run.log)
         try:
             command = self.prepare(run)
@@ -198,34 +193,38 @@ class _Work:
             with open(log, "a", encoding="utf-8") as output:
                 output.write(f"$ {shlex.join(command)}\n")
                 output.flush()
+                printed_from = output.tell()
                 child = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
-                    env=self.environment | own,
+                    env=self.environment | _gpu_variables(run, gpu) | last_words.asked_for(_words_of(run)),
                     start_new_session=True,  # Ctrl-C is for the launcher, which tells the runs
                 )
         except (OSError, InputError) as error:
-            run.attempts.append(Attempt(0, None, "", gpu, _now_ms(), _now_ms(), 1, f"cannot be started: {error}"))
+            now = now_ms()
+            run.attempts.append(Attempt(0, None, "", gpu, now, now, 1, f"cannot be started: {error}"))
             self.places.append(place)
         else:
-            run.attempts.append(Attempt(child.pid, *self.identify(child.pid), gpu, _now_ms()))
-            self.active.append(_Active(run, child, [place]))
+            attempt = Attempt(**ProcessId.of(child.pid).fields(), gpu=gpu, started_ms=now_ms())
+            run.attempts.append(attempt)
+            self.active.append(_Active(run, attempt, child, [place], printed_from))
         self.ledger.try_to_save()
 
-    def _note_end(self, run: Run, status: int) -> None:
-        latest = run.latest
-        latest.ended_ms, latest.exit_status = _now_ms(), status
-        latest.last_words = _killed_by(-status) if status < 0 else _last_line(Path(run.log))
-        self.ledger.try_to_save()
 
-    def _goes_on(self, attempt: Attempt | None) -> bool:
-        """Whether the process of that attempt is still there."""
-        if attempt is None or attempt.ended_ms is not None or attempt.job is not None:
-            return False
-        start, host = self.identify(attempt.pid)
-        return attempt.host == host and start is not None and start == attempt.process_start
+def _words_of(run: LedgerRun) -> Path:
+    """Where a process leaves its last words until the launcher has read them."""
+    return Path(run.log).with_suffix(".words")
+
+
+def _gpu_variables(run: LedgerRun, gpu: str | None) -> dict[str, str]:
+    """What a run's process is told of the GPU that it is given."""
+    if gpu is None:
+        return {} if run.uses_gpu else {"CUDA_VISIBLE_DEVICES": ""}  # a run on the CPU touches no GPU
+    # Numbers are nvidia-smi's, unless whoever set that variable had another order in mind.
+    order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {"CUDA_VISIBLE_DEVICES": gpu, **order}
 
 
 Received = list[tuple[signal.Signals, float]]  # and when, by the monotonic clock
@@ -254,25 +253,3 @@ def _is_urgent(received: Received) -> bool:
     """Whether a person pressed Ctrl-C again: a closing terminal, and programs that pass signals on, send some at once."""
     pressed = [when for number, when in received if number == signal.SIGINT]
     return bool(pressed) and pressed[-1] - received[0][1] > PATIENCE
-
-
-def _killed_by(number: int) -> str:
-    try:
-        return f"killed by {signal.Signals(number).name}"
-    except ValueError:  # a real-time signal has no name
-        return f"killed by signal {number}"
-
-
-def _last_line(log: Path) -> str:
-    """The last line of what a process printed, which says why it failed."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(0, log.stat().st_size - 4000))
-            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return ""
-    return lines[-1].removeprefix("mcl_lab: error: ") if lines else ""
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

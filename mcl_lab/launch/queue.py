@@ -77,7 +77,7 @@ def _sacct(arrays: Sequence[str]) -> dict[str, Job] | None:
 
 
 def _jobs(told: str, arrays: Sequence[str]) -> dict[str, Job]:
-    jobs = {}
+    jobs: dict[str, Job] = {}
     for line in told.splitlines():
         name, number, state, reason, nodes = (line.strip().split("|") + [""] * 5)[:5]
         if name.partition("_")[0] in arrays:

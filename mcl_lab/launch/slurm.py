@@ -5,13 +5,10 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -19,32 +16,13 @@ from submitit import SlurmExecutor
 from submitit.helpers import DelayedSubmission
 
 from mcl_lab.errors import InputError, RunFailed
-from mcl_lab.launch.ledger import GOING_ON, JOBS, Attempt, Ledger, Run, Standing
+from mcl_lab.host.clock import now_ms
+from mcl_lab.launch.ledger import Ledger
+from mcl_lab.launch.ledger_run import Attempt, LedgerRun
 from mcl_lab.launch.queue import TIMEOUT, QueueSilent, run_command
-
-SITE = ("account", "partition", "qos", "constraint", "reservation")  # what a site has its users preset
-
-# At the end of a job's script. A status above 128 says that a signal stopped or killed the task: before the time limit, for
-# somebody else's job, or something killed Python. It goes on later, unless SLURM is ending the job for another reason: to
-# requeue then would undo a scancel. {requeues} is how often. The last job of an array has the array's number as its own,
-# which means all of them: so jobs of an array are named by their places in it.
-GO_ON = r"""status=$?
-if [ $status -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {requeues} ]; then
-    job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
-    job="${job:-$SLURM_JOB_ID}"
-    case "$(squeue --noheader --format=%T/%r --jobs="$job")" in
-        RUNNING/* | */TimeLimit)
-            echo "mcl_lab: ended with status $status; requeued" >&2
-            scontrol requeue "$job" && sleep 300 ;;
-    esac
-fi
-exit $status"""
-
-# Options of sbatch by which jobs would get lost, or do something else.
-OURS = frozenset(
-    "array chdir clusters cpus-per-task dependency error export job-name no-requeue nodes ntasks ntasks-per-node open-mode"
-    " output parsable quiet requeue signal test-only wait wrap".split()
-)
+from mcl_lab.launch.sbatch import GO_ON, SITE, option, submission_environment, trial, undisturbed
+from mcl_lab.launch.standing import GOING_ON, Standing
+from mcl_lab.runs.layout import SweepFolder
 
 
 class SlurmLauncher:
@@ -90,7 +68,7 @@ class SlurmLauncher:
         self.runs_per_gpu = runs_per_gpu
         self.requeues = requeues
         self.warning = warning
-        self.sbatch = dict(map(_option, sbatch))
+        self.sbatch = dict(map(option, sbatch))
         self.setup = list(setup)
         self.wait = wait
         self.dry_run = dry_run
@@ -111,9 +89,9 @@ class SlurmLauncher:
     def submit(
         self,
         ledger: Ledger,
-        standings: Sequence[tuple[Run, Standing]],
+        standings: Sequence[tuple[LedgerRun, Standing]],
         *,
-        make_job: Callable[[list[Run], bool], Callable],
+        make_job: Callable[[list[LedgerRun], bool], Callable],
         name: str,
         code: Path,
         credentials: Mapping[str, str],
@@ -134,11 +112,14 @@ class SlurmLauncher:
         size = max(1, gpus) * self.runs_per_gpu
         packs = [runs[start : start + size] for start in range(0, len(runs), size)]
         jobs = [make_job(pack, gpus > 0) for pack in packs]
-        limit, arrays = _array_limit() if jobs else 1, []
+        limit = _array_limit() if jobs else 1
+        arrays: list[Array] = []
         before()
         with (
-            _environment(credentials, {option for option in SITE if getattr(self, option, None)} | self.sbatch.keys()),
-            _trial() if self.dry_run else nullcontext(ledger.folder / JOBS) as folder,
+            submission_environment(
+                credentials, {option for option in SITE if getattr(self, option, None)} | self.sbatch.keys()
+            ),
+            trial() if self.dry_run else nullcontext(SweepFolder(ledger.folder).jobs) as folder,
         ):
             executor = SlurmExecutor(folder, python=f"{shlex.quote(sys.executable)} -P")  # -P: never the code around
             for start in range(0, len(jobs), limit):
@@ -146,9 +127,9 @@ class SlurmLauncher:
                 in_turn = arrays and self.array_parallelism and not self.dry_run
                 after = f"afterany:{arrays[-1].id}" if in_turn else None
                 executor.update_parameters(**self._parameters(name, gpus, code, after))
-                with _undisturbed():  # what SLURM has taken, the ledger knows
+                with undisturbed():  # what SLURM has taken, the ledger knows
                     arrays.append(self._submit_array(executor, jobs[start : start + limit], done=start))
-                    now = time.time_ns() // 1_000_000
+                    now = now_ms()
                     for pack, job in zip(packs[start : start + limit], arrays[-1].jobs, strict=True):
                         for run in pack:
                             run.attempts.append(Attempt(0, None, "", None, now, job=job))
@@ -220,7 +201,7 @@ class Array(NamedTuple):
 
 
 class Submission(NamedTuple):
-    runs: list[Run]
+    runs: list[LedgerRun]
     arrays: list[Array]
 
 
@@ -272,62 +253,3 @@ def _seconds(limit: str) -> int:
     else:
         hours, (minutes, seconds) = 0, (parts + [0])[:2]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def _option(line: str) -> tuple[str, str | bool]:
-    """`--exclude=n7` or `--exclusive` as the name and the value."""
-    found = re.fullmatch(r"--([a-z][a-z-]*)(?:=(.*))?", line)
-    if found is None:
-        raise InputError("hydra.launcher.sbatch", f"must be long options of sbatch, as --exclude=n7, not {line}")
-    if found[1] in OURS:
-        raise InputError("hydra.launcher.sbatch", f"--{found[1]} is set by the launcher; leave it out")
-    return found[1], True if found[2] is None else found[2]
-
-
-@contextmanager
-def _trial() -> Iterator[Path]:
-    """A folder for jobs that are not meant; within it sbatch only tests what it is given."""
-    with tempfile.TemporaryDirectory() as folder:
-        shim = Path(folder, "bin", "sbatch")
-        shim.parent.mkdir()
-        shim.write_text(
-            f'#!/bin/sh\n{shlex.quote(shutil.which("sbatch"))} --test-only "$@" && echo "job 0"\n', encoding="utf-8"
-        )
-        shim.chmod(0o755)
-        before = os.environ["PATH"]
-        os.environ["PATH"] = f"{shim.parent}{os.pathsep}{before}"
-        try:
-            yield Path(folder)
-        finally:
-            os.environ["PATH"] = before
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Signals that would end this process come after the body, Ctrl-C too, which sbatch is not to hear either."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _environment(credentials: Mapping[str, str], given: Collection[str]) -> Iterator[None]:
-    """For submitting: with credentials, and without what would get around the options in the script.
-
-    What a job passes on to those that are submitted from within it is left out, and SBATCH_ variables, which count more
-    than a script for sbatch, but for those of SITE that are not `given`.
-    """
-    before = dict(os.environ)
-    kept = {f"SBATCH_{option.upper()}" for option in SITE if option not in given} | {"SLURM_CONF"}
-    for name in before:
-        inherited = name.startswith("SLURM_") and "SLURM_JOB_ID" in before
-        if (inherited or name.startswith("SBATCH_")) and name not in kept:
-            del os.environ[name]
-    os.environ |= credentials
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ |= before

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mcl_lab.errors import InputError
-from mcl_lab.host.files import read_json
-from mcl_lab.runs.checkpoints import read
+from mcl_lab.runs.checkpoints import UnusableCheckpoint, networks_file, read
 from mcl_lab.runs.journal import Damaged, read_epochs
+from mcl_lab.runs.layout import RunFolder
+from mcl_lab.runs.result import read_result
 
 CLOCK = {"train/seconds", "train/images_per_second", "train/evaluation_seconds"}  # figures that no two trainings share
 CHOICE = "best_epoch"  # a final figure that is no percentage
@@ -53,7 +53,7 @@ class Comparison:
 
 def compare(original: Path, again: Path) -> Comparison:
     """Of two run folders, of which the original may lack its networks."""
-    ours, theirs = read_json(original / "result.json") or {}, read_json(again / "result.json") or {}
+    ours, theirs = read_result(original) or {}, read_result(again) or {}
     weights, tensors, different, distance, notes = _weights(original, again, ours.get("weights"), theirs.get("weights"))
     before, after = _figures(original, notes), _figures(again, notes)
     differing = [
@@ -96,16 +96,16 @@ def _weights(
 
 def _networks(folder: Path, notes: list[str]) -> dict[str, Any] | None:
     """The final networks' tensors by name; None when they are not there, or damaged, which is noted."""
-    found = sorted((folder / "checkpoints").glob("networks-*.pt"))
-    if not found:
+    found = networks_file(RunFolder(folder).checkpoints)
+    if found is None:
         return None
     try:
-        parts = read(found[0])["parts"]
+        parts = read(found)["parts"]
         return {f"{part} {name}": value for part, state in parts.items() for name, value in state.items()}
-    except InputError as damage:
-        notes.append(str(damage).partition(": ")[2])
+    except UnusableCheckpoint as damage:
+        notes.append(str(damage))
     except (KeyError, AttributeError):
-        notes.append(f"{found[0]} holds no networks")
+        notes.append(f"{found} holds no networks")
     return None
 
 

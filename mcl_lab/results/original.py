@@ -13,10 +13,11 @@ from mcl_lab.config.compose import compose, overrides, parse, run_folder
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.stored import read_config, with_settings
 from mcl_lab.errors import InputError
-from mcl_lab.host.files import read_json
 from mcl_lab.host.text import as_line
-from mcl_lab.runs.checkpoints import read
+from mcl_lab.runs.checkpoints import UnusableCheckpoint, networks_file, read
 from mcl_lab.runs.journal import KIND_TAG, is_finished, read_record, read_status
+from mcl_lab.runs.layout import RunFolder
+from mcl_lab.runs.result import read_result
 from mcl_lab.tracking.fetch import NotFetched, fetch
 
 
@@ -77,7 +78,7 @@ def _unfinished(name: str, state: str, message: str, remedy: str) -> InputError:
 
 def environments_in(name: str, folder: Path) -> list[dict]:
     """What the run in the folder was trained in, by its result.json, which somebody else may have written."""
-    result = read_json(folder / "result.json") or {}
+    result = read_result(folder) or {}
     earlier, last = result.get("earlier_environments", []), result.get("environment")
     told = [*earlier, last] if isinstance(earlier, list) else []
     if not told or not all(isinstance(environment, dict) for environment in told):
@@ -110,8 +111,11 @@ def refuse_other_images(original: Original, now: Mapping[str, str]) -> None:
     """Raise InputError when the data set is not the original's, as far as that is recorded."""
     was = original.environments[-1].get("data")
     if not isinstance(was, dict):  # older code recorded it with the networks
-        networks = sorted((original.folder / "checkpoints").glob("networks-*.pt"))
-        was = {"train": read(networks[0])["data"]["checksum"]} if networks else {}
+        networks = networks_file(RunFolder(original.folder).checkpoints)
+        try:
+            was = {} if networks is None else {"train": read(networks)["data"]["checksum"]}
+        except UnusableCheckpoint as error:
+            raise InputError("task.run", str(error)) from error
     for part, checksum in now.items():
         if was.get(part) not in (None, checksum):
             raise InputError(

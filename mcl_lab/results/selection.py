@@ -12,10 +12,10 @@ from mcl_lab.config.nearest import nearest
 from mcl_lab.errors import InputError
 from mcl_lab.host.files import read_json
 from mcl_lab.host.screen import say
-from mcl_lab.launch.ledger import FILE_NAME as LEDGER
 from mcl_lab.results.rows import Peer, Run
 from mcl_lab.runs.folders import SWEEPS, sweep_folder
-from mcl_lab.runs.journal import RECORD, SWEEP_TAG, read_record
+from mcl_lab.runs.journal import SWEEP_TAG, read_record
+from mcl_lab.runs.layout import RecordFolder, SweepFolder
 from mcl_lab.runs.records import RecordedRun, RunFolders, StoreUnavailable
 from mcl_lab.tracking.delivery import NOT_INSTALLED
 
@@ -53,13 +53,17 @@ def read_folders(folder: Path) -> list[Run]:
 
 def read_beside(folder: Path) -> list[Run]:
     """The run in `folder` and those in the folders beside it, whatever cannot be read left out without a word."""
-    return _described(RunFolders(folder.parent, below=f"*/{RECORD}").runs(), tell=lambda line: None)
+    return _described(RunFolders(folder.parent, below=f"*/{RecordFolder.record.name}").runs(), tell=lambda line: None)
 
 
 def _tell_missing(store: "MlflowRuns", recorded: set[str], folder: Path) -> None:
     """Say how many runs of the folder the store should have and has not: a database may have been deleted. recorded: the ids
     that it is known to have; runs that somebody deleted there are not missing."""
-    records = [record for path in folder.glob(f"*/{RECORD}") if (record := read_record(path.parent)) is not None]
+    records = [
+        record
+        for path in folder.glob(f"*/{RecordFolder.record.name}")
+        if (record := read_record(path.parent)) is not None
+    ]
     ours = {
         record["id"] for record in records if (record["uri"], record["experiment"]) == (store.uri, store.experiment)
     }
@@ -155,12 +159,12 @@ def _having(key: str, wanted: str, values: Sequence[tuple[Run, str]]) -> list[Ru
 
 def _of_sweep(runs: Sequence[Run], sweep: str, folder: Path) -> list[Run]:
     """A sweep's runs by its ledger, whose runs may be those of other sweeps too; without one by their tag."""
-    ledger = read_json(sweep_folder(sweep, folder) / LEDGER)
+    ledger = read_json(SweepFolder(sweep_folder(sweep, folder)).ledger)
     if ledger is None:
         members = [(run, run.tags.get(SWEEP_TAG)) for run in runs]
         found = [run for run, name in members if name == sweep]
         known = {name for _, name in members if name} | {
-            path.parent.name for path in (folder / SWEEPS).glob(f"*/{LEDGER}")
+            path.parent.name for path in (folder / SWEEPS).glob(f"*/{SweepFolder.ledger.name}")
         }
         hint = f"{nearest(sweep, known)}{_listed(known)}" if known else f"; there are none in {folder / SWEEPS}"
         if not found:

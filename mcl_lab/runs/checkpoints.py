@@ -16,12 +16,16 @@ from pathlib import Path
 
 import torch
 
-from mcl_lab.errors import InputError, RunFailed
+from mcl_lab.errors import RunFailed
 
 FORMAT = 1
 KEPT = 2
 NAME = re.compile(r"(step-\d+-\d+|networks)-([0-9a-f]{16})\.pt")
 log = logging.getLogger(__name__)
+
+
+class UnusableCheckpoint(Exception):
+    """A checkpoint is not there, damaged, none, or newer than this code; the message names it and says which, in one line."""
 
 
 class Checkpoints:
@@ -62,7 +66,7 @@ class Checkpoints:
         for path in reversed(paths):
             try:
                 return self._own(path)
-            except InputError as damage:
+            except UnusableCheckpoint as damage:
                 log.warning("%s; going back to the checkpoint before it", damage)
         if paths:
             raise RunFailed(
@@ -73,7 +77,7 @@ class Checkpoints:
     def _own(self, path: Path) -> dict:
         state = read(path)
         if state.get("run_key", self.run_key) != self.run_key:
-            raise InputError("task.checkpoint", f"{path} is of a run with another config")
+            raise UnusableCheckpoint(f"{path} is of a run with another config")
         return state
 
     def _write(self, stem: str, state: dict) -> Path:
@@ -88,7 +92,7 @@ class Checkpoints:
 
 def drop_steps(folder: Path) -> None:
     """Drop from `folder` what only going on would need, where the networks of a finished run are."""
-    if any(folder.glob("networks-*.pt")):
+    if networks_file(folder) is not None:
         with suppress(OSError):  # a run is no less finished where nothing can be deleted
             for path in _steps(folder):
                 path.unlink(missing_ok=True)
@@ -100,41 +104,47 @@ def checksum_of_weights(parts: dict[str, dict[str, torch.Tensor]]) -> str:
     for part in sorted(parts):
         for name, value in sorted(parts[part].items()):
             content.update(f"{part} {name} {value.dtype} {tuple(value.shape)}\n".encode())
-            content.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            content.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
+
+
+def networks_file(folder: Path) -> Path | None:
+    """The networks of a finished run in `folder` (a run's `checkpoints`); None when there are none."""
+    found = sorted(path for path in folder.glob("networks-*.pt") if NAME.fullmatch(path.name))
+    return found[0] if found else None
 
 
 def newest_file(folder: Path) -> Path:
     """The networks of a finished run, else the newest checkpoint, in `folder` (a run's `checkpoints`).
 
-    Raises InputError("task.checkpoint") when there is none.
+    Raises UnusableCheckpoint when there is none.
     """
-    found = sorted(path for path in folder.glob("*.pt") if NAME.fullmatch(path.name))  # "networks" sorts before "step"
-    if not found:
-        raise InputError("task.checkpoint", f"there is no checkpoint in {folder}")
-    return found[0] if found[0].name.startswith("networks") else found[-1]
+    found = networks_file(folder) or next(reversed(_steps(folder)), None)
+    if found is None:
+        raise UnusableCheckpoint(f"there is no checkpoint in {folder}")
+    return found
 
 
 def read(path: Path) -> dict:
     """The state in a checkpoint file, on the CPU.
 
-    Raises InputError("task.checkpoint") when the file is not a checkpoint, is damaged, or was written by newer code.
+    Raises UnusableCheckpoint when the file is not a checkpoint, is damaged, or was written by newer code.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError("task.checkpoint", f"cannot read {path}: {error.strerror}") from error
+        raise UnusableCheckpoint(f"cannot read {path}: {error.strerror}") from error
     name = NAME.fullmatch(path.name)
     if name and _checksum(content) != name[2]:
-        raise InputError("task.checkpoint", f"{path} is damaged, its content does not have the checksum in its name")
+        raise UnusableCheckpoint(f"{path} is damaged, its content does not have the checksum in its name")
     try:
         _refuse_compressed(content)
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         newer = dict(state)["format"] > FORMAT
     except Exception as error:  # torch.load raises many kinds for what is not a checkpoint of plain values
-        raise InputError("task.checkpoint", f"{path} is not a checkpoint of mcl_lab") from error
+        raise UnusableCheckpoint(f"{path} is not a checkpoint of mcl_lab") from error
     if newer:
-        raise InputError("task.checkpoint", f"{path} was written by a newer mcl_lab (format {state['format']})")
+        raise UnusableCheckpoint(f"{path} was written by a newer mcl_lab (format {state['format']})")
     return state
 
 

@@ -128,9 +128,10 @@ def _files(part: str, place: Path, snapshots: Path) -> dict[str, Path]:
 def _own_package(name: str) -> Path | None:
     """Where a package or module lies, unless it is installed; it is not imported."""
     spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None and not spec.submodule_search_locations:
+    places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
+    if not places or places[0] is None:
         return None
-    place = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
+    place = Path(places[0])
     installed = [Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib", "stdlib")]
     return None if any(place.is_relative_to(folder) for folder in installed) else place
 

@@ -1,47 +1,44 @@
 """Run folders and sweep folders: where they are, and what is a run's own in them."""
 
 import os
-import re
 from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from mcl_lab.config.differences import differences
 from mcl_lab.config.identity import identity_of
-from mcl_lab.config.stored import FILE_NAME, read_config
+from mcl_lab.config.stored import read_config
 from mcl_lab.errors import InputError
 from mcl_lab.host.files import write_atomically
+from mcl_lab.runs.layout import RunFolder
 
 SWEEPS = "sweeps"  # the folder of sweep folders, beside the run folders
-
-OWN = frozenset(
-    {FILE_NAME, "record.json", "metrics.jsonl", "status.json", "result.json", "checkpoints", "run.log", "run.lock"}
-    | {"system.jsonl", "delivery.json", "sender.log", "sender.lock", "mlflow.lock", "export", "features"}
-)
-_CHANGES = re.compile(r"changes(-[0-9a-f]{8})?\.diff")
 
 
 def run_folders(root: Path) -> list[Path]:
     """The run folders at `root`: it alone when it is one, else those directly in it. One that holds foreign files is none."""
-    folders = [root] if (root / FILE_NAME).exists() else sorted(path.parent for path in root.glob(f"*/{FILE_NAME}"))
+    if RunFolder(root).config.exists():
+        folders = [root]
+    else:
+        folders = sorted(path.parent for path in root.glob(f"*/{RunFolder.config.name}"))
     return [folder for folder in folders if not foreign(folder)]
 
 
 def foreign(folder: Path) -> list[str]:
     """Names in a folder that no run put there."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(
-        name for name in names if name not in OWN and not _CHANGES.fullmatch(name) and not name.startswith(".")
-    )
+    own = RunFolder.names()
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    return sorted(name for name in names if not any(fnmatchcase(name, pattern) for pattern in own))
 
 
 def is_untrained(folder: Path) -> bool:
     """Whether the run left nothing that took time to make."""
-    epochs = folder / "metrics.jsonl"
-    patterns = ("checkpoints/*.pt", "result.json", "export/*", "features/*")
-    made = [path for pattern in patterns for path in folder.glob(pattern)]
-    return not made and not (epochs.exists() and epochs.stat().st_size)
+    run = RunFolder(folder)
+    made = [run.checkpoints.glob("*.pt"), run.export.glob("*"), run.features.glob("*")]
+    trained = run.epochs.exists() and run.epochs.stat().st_size > 0
+    return not (trained or run.result.exists() or any(True for paths in made for _ in paths))
 
 
 def sweep_folder(sweep: str, runs: Path) -> Path:
@@ -61,7 +58,7 @@ def refuse_other_run(config: DictConfig, folder: Path) -> None:
         ) from error
     if not os.path.isdir(folder):
         raise InputError("hydra.run.dir", f"{folder} is there and is no folder; name another")
-    if not (folder / FILE_NAME).exists():
+    if not RunFolder(folder).config.exists():
         if others := foreign(folder):
             raise InputError(
                 "hydra.run.dir", f"{folder} holds other files ({others[0]}, ...); name a new or empty folder"
@@ -73,13 +70,13 @@ def refuse_other_run(config: DictConfig, folder: Path) -> None:
         raise InputError("hydra.run.dir", f"{folder} belongs to a run of another config: {changed}")
 
 
-def output_folder(run: Path, name: str, named: str | None, files: Collection[str]) -> Path:
-    """Where a task puts the files that it makes of a run: the folder `named`, else the subfolder `name` of the run's.
+def output_folder(own: Path, named: str | None, files: Collection[str]) -> Path:
+    """Where a task puts the files that it makes of a run: the folder `named`, else its `own` one in the run's.
 
     In the run folder the files take the place of earlier ones, elsewhere of nothing. Nothing is made yet.
     Raises InputError("task.folder") when they cannot be put there.
     """
-    folder = run / name if named is None else Path(named)
+    folder = own if named is None else Path(named)
     if os.path.lexists(folder) and (not os.path.isdir(folder) or named is None and folder.is_symlink()):
         raise InputError("task.folder", f"{folder} is there and is no folder; name another")
     there = [file for file in files if os.path.lexists(folder / file)]
@@ -111,4 +108,4 @@ def make_folder(folder: Path) -> None:
 def write_config(folder: Path, text: str) -> None:
     """Make a run's folder ready for `resume=FOLDER`."""
     make_folder(folder)
-    write_atomically(folder / FILE_NAME, text)
+    write_atomically(RunFolder(folder).config, text)

@@ -11,33 +11,32 @@ Times are milliseconds since 1970, as MLflow has them. Nothing here waits for an
 import json
 import math
 import os
-import time
 import uuid
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mcl_lab.host.clock import now_ms
 from mcl_lab.host.files import has_types, read_json, write_atomically, write_json
-from mcl_lab.host.processes import process_start, this_host
+from mcl_lab.host.processes import ProcessId
 from mcl_lab.host.secrets import without_secrets
 from mcl_lab.host.uri import stored_uri
+from mcl_lab.runs.layout import RecordFolder, RunFolder
 
-RECORD, METRICS, STATUS = "record.json", "metrics.jsonl", "status.json"
-DELIVERY = "delivery.json"  # the sender's; see delivery.py
 KIND_TAG = "mcl_lab.kind"  # of what is no run to report: `sweep`, a whole one; `reproduction`, a run trained again
 SWEEP_TAG = "sweep"  # the name of the sweep that a run is a child of
 LONGEST_LINE = 2**16  # bytes; an epoch of two peers takes about two thousand
 
 State = Literal["running", "submitted", "finished", "failed", "interrupted"]
 
-_RECORD_TYPES = {
+_RECORD_TYPES: dict[str, Any] = {
     **dict.fromkeys(("id", "name", "run_key", "experiment"), str),
-    "params": dict[str, str],
-    "tags": dict[str, str],
+    **{"params": dict[str, str], "tags": dict[str, str], "uri": str | None, "parent": str | None, "created_ms": int},
 }
-_RECORD_TYPES |= {"uri": str | None, "parent": str | None, "created_ms": int}
-_STATUS_TYPES = {"state": str, "message": str, "started_ms": int, "ended_ms": int | None}
-_STATUS_TYPES |= {"pid": int, "process_start": str | None, "host": str}
-_EPOCH_TYPES = {"epoch": int, "step": int, "time_ms": int, "metrics": dict[str, int | float | None]}
+_STATUS_TYPES: dict[str, Any] = {
+    **{"state": str, "message": str, "started_ms": int, "ended_ms": int | None},
+    **{"pid": int, "process_start": str | None, "host": str},
+}
+_EPOCH_TYPES: dict[str, Any] = {"epoch": int, "step": int, "time_ms": int, "metrics": dict[str, int | float | None]}
 
 
 class Damaged(Exception):
@@ -49,7 +48,8 @@ class Journal:
 
     def __init__(self, folder: Path | str):
         """`folder` exists and is the run's."""
-        self.folder = Path(folder)
+        self.files = RecordFolder(folder)
+        self.folder = self.files.path
         self._started_ms: int | None = None
 
     def begin(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -63,17 +63,17 @@ class Journal:
         Raises InputError("tracking.uri") for a URI that MLflow has no store for.
         """
         old = read_record(self.folder)
-        delivered = (read_json(self.folder / DELIVERY) or {}).get("id")  # of a record that something damaged
+        delivered = (read_json(self.files.delivery) or {}).get("id")  # of a record that something damaged
         known = old["id"] if old else delivered if isinstance(delivered, str) else None
         new = {
             "id": known or uuid.uuid4().hex,
             "parent": None,
             **record,
             "uri": None if record["uri"] is None else stored_uri(record["uri"]),
-            "created_ms": old["created_ms"] if old else _now_ms(),
+            "created_ms": old["created_ms"] if old else now_ms(),
         }
         if new != old:
-            write_json(self.folder / RECORD, new)
+            write_json(self.files.record, new)
         return new
 
     def restore(self, epochs: list[dict[str, Any]]) -> None:
@@ -81,14 +81,14 @@ class Journal:
 
         This also repairs what a crash left: an epoch the checkpoint does not know, or half a line.
         """
-        path = self.folder / METRICS
+        path = self.files.epochs
         text = "".join(map(_line, epochs))
         if (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "") != text:
             write_atomically(path, text)
 
     def append(self, epoch: dict[str, Any]) -> None:
         """Add one epoch's line; it is on the disk when this returns."""
-        with open(self.folder / METRICS, "ab") as file:
+        with open(self.files.epochs, "ab") as file:
             file.write(_line(epoch).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -101,7 +101,7 @@ class Journal:
         scheduler: not an end, but no process stands for the record any more. Whoever sees the sweep end writes its end,
         by a journal of its own; several may do so at the same moment.
         """
-        now = _now_ms()
+        now = now_ms()
         begun_here = state == "running" or self._started_ms is not None
         if state == "running" or self._started_ms is None:
             self._started_ms = now
@@ -110,29 +110,27 @@ class Journal:
             "message": without_secrets(message),
             "started_ms": self._started_ms,
             "ended_ms": None if state in ("running", "submitted") else now,
-            "pid": os.getpid(),
-            "process_start": process_start(os.getpid()),
-            "host": this_host(),
+            **ProcessId.this().fields(),
         }
-        write_json(self.folder / STATUS, status, shared=not begun_here)
+        write_json(self.files.status, status, shared=not begun_here)
 
 
 def read_record(folder: Path | str) -> dict[str, Any] | None:
     """record.json of a run folder; None when there is none, or it is damaged."""
-    record = {"parent": None} | (read_json(Path(folder) / RECORD) or {})  # older ones have no parent
+    record = {"parent": None} | (read_json(RecordFolder(folder).record) or {})  # older ones have no parent
     return record if has_types(record, _RECORD_TYPES) else None
 
 
 def read_status(folder: Path | str) -> dict[str, Any] | None:
     """status.json of a run folder; None when there is none, or it is damaged."""
-    status = read_json(Path(folder) / STATUS) or {}
+    status = read_json(RecordFolder(folder).status) or {}
     return status if has_types(status, _STATUS_TYPES) and status["state"] in get_args(State) else None
 
 
 def is_finished(folder: Path | str) -> bool:
     """Whether all is written. A run that was killed between its result and its last word goes on, to the same result."""
     status = read_status(folder)
-    return status is not None and status["state"] == "finished" and (Path(folder) / "result.json").exists()
+    return status is not None and status["state"] == "finished" and RunFolder(folder).result.exists()
 
 
 def end_state(status: dict[str, Any] | None, vanished: bool) -> str | None:
@@ -153,7 +151,7 @@ def last_word(status: dict[str, Any] | None, vanished: bool) -> str | None:
 
 def started_ms(status: dict[str, Any] | None) -> int | None:
     """What tells one attempt at a run from the next; None when it died before its first word."""
-    return status and status["started_ms"]
+    return None if status is None else status["started_ms"]
 
 
 def read_epochs(folder: Path | str, *, skip_damaged: bool = False) -> list[dict[str, Any]]:
@@ -162,20 +160,20 @@ def read_epochs(folder: Path | str, *, skip_damaged: bool = False) -> list[dict[
     Raises Damaged for any other line that is no epoch, unless those are to be skipped. A run that goes on mends them.
     """
     try:
-        text = (Path(folder) / METRICS).read_text(encoding="utf-8", errors="replace")
+        text = RecordFolder(folder).epochs.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     lines = [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
     epochs = list(map(_epoch, lines))
     if None in epochs and not skip_damaged:
-        raise Damaged(f"{METRICS}, line {epochs.index(None) + 1}")
+        raise Damaged(f"{RecordFolder.epochs.name}, line {epochs.index(None) + 1}")
     return [epoch for epoch in epochs if epoch is not None]
 
 
 def read_last_epoch(folder: Path | str) -> dict[str, Any] | None:
     """The last epoch in metrics.jsonl that is whole, without reading them all; None when there is none."""
     try:
-        with open(Path(folder) / METRICS, "rb") as file:
+        with open(RecordFolder(folder).epochs, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE))
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
@@ -202,7 +200,3 @@ def _line(epoch: dict[str, Any]) -> str:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

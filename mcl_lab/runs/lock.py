@@ -7,17 +7,16 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from mcl_lab.errors import RunFailed
-from mcl_lab.host.files import has_types, lock_file
-from mcl_lab.host.processes import is_alive, process_start, this_host
+from mcl_lab.host.files import alone_in, has_types
+from mcl_lab.host.processes import Life, ProcessId
+from mcl_lab.runs.layout import RunFolder
 
-LOCK = "run.lock"
 HEARTBEAT = 10.0  # seconds between two beats of a lock that is held
 STALE_AFTER = 60.0  # seconds without a beat after which its holder counts as dead
 
@@ -38,7 +37,7 @@ class RunLock:
     """
 
     def __init__(self, folder: Path | str, *, heartbeat: float = HEARTBEAT, stale_after: float = STALE_AFTER):
-        self.path = Path(folder) / LOCK
+        self.path = RunFolder(folder).lock
         self.heartbeat = heartbeat
         self.stale_after = stale_after
         self._owner = _identity()
@@ -69,7 +68,7 @@ class RunLock:
 
     def _take(self) -> dict[str, Any] | None:
         """Make the lock ours and return None, or return its holder, to be waited for."""
-        with _critical_section(self.path) as file:
+        with alone_in(self.path) as file:
             holder = _parse(file.read())
             if holder is not None and not self._may_replace(holder):
                 return holder
@@ -83,12 +82,13 @@ class RunLock:
         return None
 
     def _may_replace(self, holder: dict[str, Any]) -> bool:
-        if holder["host"] == self._owner["host"]:
-            if is_alive(holder["pid"], holder["process_start"]):
-                raise RunFailed(
-                    f"{self.path.parent}: process {holder['pid']} on {holder['host']} is training this run; "
-                    "wait for it, stop it, or pick another folder with hydra.run.dir=FOLDER"
-                )
+        life = ProcessId.read(holder).life()
+        if life is Life.ALIVE:
+            raise RunFailed(
+                f"{self.path.parent}: process {holder['pid']} on {holder['host']} is training this run; "
+                "wait for it, stop it, or pick another folder with hydra.run.dir=FOLDER"
+            )
+        if life is Life.GONE:
             return True
         same_task = holder["slurm"] is not None and holder["slurm"] == self._owner["slurm"]
         return same_task or heartbeat_age(self.path.parent) >= self.stale_after
@@ -109,7 +109,7 @@ class RunLock:
     def _release(self) -> None:
         if not self.path.exists():
             return
-        with _critical_section(self.path) as file:
+        with alone_in(self.path) as file:
             if _parse(file.read()) == self._owner:
                 self.path.unlink()
 
@@ -121,7 +121,7 @@ def heartbeat_age(folder: Path | str) -> float:
     times, and this machine's may be minutes off. A beat to come, by a clock that was set back since, is as old as it is far.
     """
     try:
-        beat = (Path(folder) / LOCK).stat().st_mtime
+        beat = RunFolder(folder).lock.stat().st_mtime
     except FileNotFoundError:
         return float("inf")
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".now.") as now:
@@ -133,46 +133,24 @@ def is_held(folder: Path | str) -> bool:
     holder = holder_of(folder)
     if holder is None:
         return False
-    if holder["host"] == this_host():
-        return is_alive(holder["pid"], holder["process_start"])
-    return heartbeat_age(folder) < STALE_AFTER
+    life = ProcessId.read(holder).life()
+    return life is Life.ALIVE or life is Life.UNKNOWN and heartbeat_age(folder) < STALE_AFTER
 
 
 def holder_of(folder: Path | str) -> dict[str, Any] | None:
     """What the lock of a run folder says of its holder: `host`, `pid`, `process_start` and `slurm`; None without one."""
     try:
-        return _parse((Path(folder) / LOCK).read_text(encoding="utf-8", errors="replace"))
+        return _parse(RunFolder(folder).lock.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
         return None
 
 
 def _identity() -> dict[str, Any]:
     return {
-        "host": this_host(),
-        "pid": os.getpid(),
-        "process_start": process_start(os.getpid()),
+        **ProcessId.this().fields(),
         "slurm": [os.environ.get(name) for name in SLURM_TASK] if "SLURM_JOB_ID" in os.environ else None,
         "token": uuid.uuid4().hex,
     }
-
-
-@contextmanager
-def _critical_section(path: Path) -> Iterator[TextIO]:
-    """Open `path`, made when missing, for reading and writing with nobody else in here."""
-    while True:
-        with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8", errors="replace") as file:
-            lock_file(file.fileno(), wait=True)
-            if not _is_still(path, file):  # deleted while this process waited for it
-                continue
-            yield file
-            return
-
-
-def _is_still(path: Path, file: TextIO) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _parse(text: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mcl_lab.host.secrets import without_secrets
 from mcl_lab.host.text import plain_text
+from mcl_lab.runs.layout import RunFolder
 
 LOGGER = logging.getLogger("mcl_lab")
 
@@ -14,8 +15,7 @@ LOGGER = logging.getLogger("mcl_lab")
 @contextmanager
 def run_log(folder: Path) -> Iterator[None]:
     """Everything logged goes into run.log, warnings to stderr as well."""
-    file, screen = logging.FileHandler(folder / "run.log", encoding="utf-8"), logging.StreamHandler()
-    file.handleError = lambda _: None  # a log on a full disk misses lines; what must be whole is the checkpoint
+    file, screen = _File(RunFolder(folder).log, encoding="utf-8"), logging.StreamHandler()
     file.setFormatter(_SafeText("%(asctime)s %(levelname)s %(message)s"))
     screen.setFormatter(_SafeText("%(message)s"))
     screen.setLevel(logging.WARNING)
@@ -30,6 +30,11 @@ def run_log(folder: Path) -> Iterator[None]:
         for handler in (file, screen):
             LOGGER.removeHandler(handler)
             handler.close()
+
+
+class _File(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A log on a full disk misses lines; what must be whole is the checkpoint."""
 
 
 class _SafeText(logging.Formatter):

@@ -17,7 +17,8 @@ import torch
 from mcl_lab.config.targets import plugins
 from mcl_lab.host.files import write_atomically
 from mcl_lab.host.secrets import without_credentials, without_secrets
-from mcl_lab.runs.code import CHANGED, CHANGES, changes_of, commit_of, package_state
+from mcl_lab.runs.code import CHANGED, changes_of, commit_of, package_state
+from mcl_lab.runs.layout import RunFolder
 
 HOUSE = Path(__file__).resolve().parents[2]
 PACKAGES = ("mcl_lab", "torch", "torchvision", "numpy", "pillow")
@@ -78,7 +79,7 @@ def changes_file(environments: Sequence[Mapping], environment: Mapping) -> str |
     digest = environment.get("changes")
     if digest is None:
         return None
-    return CHANGES if digest == environments[0].get("changes") else f"changes-{str(digest)[:8]}.diff"
+    return RunFolder.changes.name if digest == environments[0].get("changes") else f"changes-{str(digest)[:8]}.diff"
 
 
 def write_changes(folder: Path, record: Mapping, changes: str) -> None:

@@ -9,7 +9,7 @@ from mcl_lab.config.compose import defaults_for
 from mcl_lab.config.differences import changes
 from mcl_lab.config.identity import identity_of
 from mcl_lab.config.plain import leaves, plain
-from mcl_lab.runs.final import final_figures
+from mcl_lab.runs.result import final_metrics
 
 
 def record_of(config: DictConfig, folder: Path) -> dict:
@@ -43,7 +43,7 @@ def result_of(config: DictConfig, records: list[dict], environments: list[dict],
     *earlier, environment = environments
     identity = identity_of(config)
     peers = plain(config)["pair"]["peers"]
-    figures = final_figures(records, sorted(peers))
+    final = final_metrics(records, sorted(peers))
     return {
         "run_key": identity.run_key,
         "recipe_key": identity.recipe_key,
@@ -54,8 +54,8 @@ def result_of(config: DictConfig, records: list[dict], environments: list[dict],
         "seed": config.seed,
         "epochs": len(records),
         "steps": records[-1]["step"],
-        "peers": {key: {"network": peers[key]["name"], **figures[key], "config": peers[key]} for key in sorted(peers)},
-        "final": {f"final/{key}/{name}": value for key in figures for name, value in figures[key].items()},
+        "peers": {key: {"network": peers[key]["name"], **final[key], "config": peers[key]} for key in sorted(peers)},
+        "final": {f"final/{key}/{name}": value for key in final for name, value in final[key].items()},
         "weights": weights,
         "environment": environment,
         **({"earlier_environments": earlier} if earlier else {}),

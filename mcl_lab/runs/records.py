@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mcl_lab.host.files import read_json
-from mcl_lab.host.processes import is_alive, this_host
-from mcl_lab.runs.journal import KIND_TAG, RECORD, end_state, read_epochs, read_last_epoch, read_record, read_status
+from mcl_lab.host.processes import ProcessId
+from mcl_lab.runs.journal import KIND_TAG, end_state, read_epochs, read_last_epoch, read_record, read_status
+from mcl_lab.runs.layout import RecordFolder
 from mcl_lab.runs.lock import is_held
+from mcl_lab.runs.result import read_result
 
-FINAL = "final/"  # what the names of final figures begin with
+FINAL = "final/"  # what the names of final metrics begin with
 
 
 class RecordedRun(NamedTuple):
@@ -22,7 +23,7 @@ class RecordedRun(NamedTuple):
     message: str  # what its end had to say
     created_ms: int
     epochs: int | None  # recorded so far; None of a finished run
-    final: dict[str, float]  # `<peer>/<figure>` to a value; empty unless it is finished
+    final: dict[str, float]  # `<peer>/<metric>` to a value; empty unless it is finished
     place: str  # its folder, or MLflow's id
 
 
@@ -33,7 +34,7 @@ class StoreUnavailable(Exception):
 class RunFolders:
     """The run folders in a folder, at any depth, or where the pattern `below` finds their records."""
 
-    def __init__(self, root: Path | str, *, below: str = f"**/{RECORD}"):
+    def __init__(self, root: Path | str, *, below: str = f"**/{RecordFolder.record.name}"):
         self.root, self.below = Path(root), below
 
     def __str__(self) -> str:
@@ -58,7 +59,7 @@ def is_running(folder: Path) -> bool:
     if status is not None:
         if status["state"] != "running":
             return False
-        if status["host"] == this_host() and is_alive(status["pid"], status["process_start"]):
+        if ProcessId.read(status).is_alive():
             return True
     # The lock tells of a process on its way to its first word, whatever an earlier one left, and of one on another host.
     return is_held(folder)
@@ -69,9 +70,13 @@ def _read(folder: Path) -> RecordedRun | None:
     if record is None or KIND_TAG in record["tags"]:
         return None
     state, message = end_state(status, vanished=not is_running(folder)) or "running", (status or {}).get("message", "")
-    result = read_json(folder / "result.json") if state == "finished" else None
-    if state == "finished" and (result is None or "final" not in result):
-        state, message = "failed", "result.json is missing or damaged"
+    final: dict[str, float] = {}
+    if state == "finished":
+        result = read_result(folder)
+        if result is not None and "final" in result:
+            final = final_metrics_in(result["final"])
+        else:
+            state, message = "failed", "result.json is missing or damaged"
     last = read_last_epoch(folder)
     return RecordedRun(
         id=record["id"],
@@ -83,11 +88,11 @@ def _read(folder: Path) -> RecordedRun | None:
         message=message,
         created_ms=record["created_ms"],
         epochs=None if state == "finished" else last["epoch"] if last else 0,
-        final=final_figures(result["final"]) if state == "finished" else {},
+        final=final,
         place=str(folder),
     )
 
 
-def final_figures(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Those of a run's metrics that are final figures, as `<peer>/<figure>`."""
+def final_metrics_in(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The final ones of a run's metrics, as `<peer>/<metric>`."""
     return {name.removeprefix(FINAL): value for name, value in metrics.items() if name.startswith(FINAL)}

@@ -7,23 +7,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import RunFailed
 from mcl_lab.host.files import exclusive, read_json, write_json
-from mcl_lab.host.processes import is_alive, this_host
+from mcl_lab.host.processes import Life, ProcessId
 from mcl_lab.host.secrets import without_secrets
-from mcl_lab.launch.ledger import FILE_NAME as LEDGER
-from mcl_lab.launch.ledger import GOING_ON, Run, Standing, State
-from mcl_lab.runs.journal import KIND_TAG, RECORD, Journal, is_finished, read_record, read_status
+from mcl_lab.launch.ledger_run import LedgerRun
+from mcl_lab.launch.standing import GOING_ON, Standing, State
+from mcl_lab.runs.journal import KIND_TAG, Journal, is_finished, read_record, read_status
+from mcl_lab.runs.layout import RunFolder, SweepFolder
 from mcl_lab.sweeping.table import write_table
 from mcl_lab.tracking.delivery import is_delivered, read_delivery, wait_delivered
 from mcl_lab.tracking.sender import start_sender
 
-LOCK = "ledger.lock"  # in the sweep's folder, held by whoever launches it
 TRIES = 10
 RUN = CONF.parent / "run.py"
+
+End = Literal["finished", "failed"]
 
 
 class SweepRecord:
@@ -54,8 +57,9 @@ class SweepRecord:
         """Until MLflow has it, and with it schema and experiment, or says why not; for so long at most."""
         deadline = time.monotonic() + seconds
         while self.sender is not None and time.monotonic() < deadline:
-            delivery = read_delivery(self.folder, read_record(self.folder))
-            if delivery["mlflow_run"] or delivery["error"]:
+            record = read_record(self.folder)
+            delivery = read_delivery(self.folder, record) if record else None
+            if delivery is None or delivery["mlflow_run"] or delivery["error"]:
                 return
             time.sleep(0.1)
 
@@ -64,7 +68,7 @@ class SweepRecord:
 def launching(folder: Path) -> Iterator[None]:
     """Hold a sweep for launching it, in a folder that is there. Raises RunFailed when another process does."""
     for left in reversed(range(TRIES)):  # somebody who only looks holds it for a moment
-        with exclusive(folder / LOCK, wait=False) as alone:
+        with exclusive(SweepFolder(folder).lock, wait=False) as alone:
             if alone:
                 yield
                 return
@@ -75,9 +79,9 @@ def launching(folder: Path) -> Iterator[None]:
 
 def is_launching(folder: Path) -> bool:
     """Whether a process of this machine, or of this file system, is launching the sweep at the moment."""
-    if not (folder / LOCK).exists():
+    if not SweepFolder(folder).lock.exists():
         return False
-    with exclusive(folder / LOCK, wait=False) as alone:
+    with exclusive(SweepFolder(folder).lock, wait=False) as alone:
         return not alone
 
 
@@ -85,7 +89,7 @@ def settle(folder: Path, states: Sequence[State]) -> None:
     """Bring the record of a submitted sweep up to date once none of its runs goes on any more: nobody waits for it to."""
     if any(state in GOING_ON for state in states):
         return
-    with exclusive(folder / LOCK, wait=False) as alone:
+    with exclusive(SweepFolder(folder).lock, wait=False) as alone:
         status = read_status(folder)
         if not alone or status is None or _is_at_work(status):  # a launcher says how it stands
             return
@@ -97,7 +101,7 @@ def settle(folder: Path, states: Sequence[State]) -> None:
             start_sender(folder)
 
 
-def conclude(journal: Journal, state: str, message: str) -> None:
+def conclude(journal: Journal, state: End, message: str) -> None:
     """The last word on a sweep, once its table is in its record."""
     with suppress(OSError):  # on a disk that is full, the word is worth more
         write_table(journal.folder)
@@ -108,7 +112,7 @@ def settle_from_within(folder: Path, seconds: float) -> None:
     """As `settle`, for jobs when they end, many perhaps: the first run that has not ended answers, and SLURM is not asked.
     Waits at most `seconds` until it is recorded: a sender dies with its job."""
     states = []
-    for run in (read_json(folder / LEDGER) or {}).get("runs", []):
+    for run in (read_json(SweepFolder(folder).ledger) or {}).get("runs", []):
         status = read_status(run["folder"])
         if status is None or status["state"] not in ("finished", "failed"):
             return
@@ -118,16 +122,15 @@ def settle_from_within(folder: Path, seconds: float) -> None:
 
 
 def _is_at_work(status: dict) -> bool:
-    """Whether the launcher that wrote this may still be there; of one that was killed on another host nobody knows."""
-    here = status["host"] == this_host()
-    return status["state"] == "running" and (not here or is_alive(status["pid"], status["process_start"]))
+    """Whether the launcher that wrote this may still be there: of one on another host nobody knows."""
+    return status["state"] == "running" and ProcessId.read(status).life() is not Life.GONE
 
 
-def states_in(standings: Sequence[tuple[Run, Standing]]) -> list[State]:
+def states_in(standings: Sequence[tuple[LedgerRun, Standing]]) -> list[State]:
     return [standing.state for _, standing in standings]
 
 
-def outcome(name: str, states: Sequence[State]) -> tuple[str, str]:
+def outcome(name: str, states: Sequence[State]) -> tuple[End, str]:
     """What is to be said of a sweep whose runs stand so: finished, or failed and how many."""
     unfinished = sum(state != "finished" for state in states)
     if unfinished == 0:
@@ -135,7 +138,7 @@ def outcome(name: str, states: Sequence[State]) -> tuple[str, str]:
     return "failed", f"{unfinished} of {len(states)} runs of sweep {name} are not finished"
 
 
-def adopt(runs: Sequence[Run], sweep: Path, environment: Mapping[str, str]) -> subprocess.Popen | None:
+def adopt(runs: Sequence[LedgerRun], sweep: Path, environment: Mapping[str, str]) -> subprocess.Popen | None:
     """Runs that were finished before, and belong to no sweep yet, become children of this one in MLflow too; the process that
     tells it so."""
     parent, adopted = str(sweep.absolute()), []
@@ -145,7 +148,7 @@ def adopt(runs: Sequence[Run], sweep: Path, environment: Mapping[str, str]) -> s
             continue
         if record["parent"] is None:
             record |= {"parent": parent}
-            write_json(Path(run.folder) / RECORD, record)
+            write_json(RunFolder(run.folder).record, record)
         if record["parent"] == parent and not is_delivered(run.folder):
             adopted.append(run.folder)
     if not adopted:

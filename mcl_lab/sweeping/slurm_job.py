@@ -11,13 +11,15 @@ from pathlib import Path
 from mcl_lab.config.stored import parse_config
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import Interrupted, RunFailed
-from mcl_lab.host.processes import process_start, this_host
-from mcl_lab.launch.ledger import JOBS, KILLED, Ledger, Run, is_stop
+from mcl_lab.launch.ledger import Ledger
+from mcl_lab.launch.ledger_run import LedgerRun
 from mcl_lab.launch.local import LocalLauncher
 from mcl_lab.launch.slurm import as_it_was
+from mcl_lab.launch.standing import KILLED, is_stop
 from mcl_lab.runs.folders import write_config
+from mcl_lab.runs.layout import SweepFolder
 from mcl_lab.sweeping.record import RUN, settle_from_within
-from mcl_lab.sweeping.standings import ledger_of, run_of
+from mcl_lab.sweeping.sweep import run_of
 from mcl_lab.tracking.delivery import wait_sender
 
 LAST_WORDS = 10.0  # seconds that a job stays at most until its senders are done
@@ -44,9 +46,9 @@ class SlurmJob:
         if not self.gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # not every site hides those that nobody asked for
         sweep = Path(self.sweep)
-        folder = sweep / JOBS / job_name()
+        folder = SweepFolder(sweep).jobs / job_name()
         folder.mkdir(parents=True, exist_ok=True)
-        ledger = ledger_of(folder)
+        ledger = Ledger(folder)
         configs = {Path(place): parse_config(text, folder, "sweep") for place, text in self.configs.items()}
         runs = ledger.enter(run_of(config, place, sweep) for place, config in configs.items())
         try:
@@ -70,29 +72,28 @@ class SlurmJob:
         """What submitit requeues on a signal that comes before the runs are started: the same."""
         return as_it_was(self)
 
-    def _train(self, ledger: Ledger, runs: Sequence[Run]) -> None:
+    def _train(self, ledger: Ledger, runs: Sequence[LedgerRun]) -> None:
         while True:
             LocalLauncher(jobs=len(runs)).launch(
                 ledger,
                 runs,
                 prepare=self._prepare,
                 environment=os.environ,
-                identify=lambda pid: (process_start(pid), this_host()),
                 show=lambda: None,
             )
             if not any(self._was_killed(ledger, run) for run in runs):
                 return
             print("mcl_lab: a run was killed; it goes on from its last checkpoint", file=sys.stderr, flush=True)
 
-    def _prepare(self, run: Run) -> list[str]:
+    def _prepare(self, run: LedgerRun) -> list[str]:
         write_config(Path(run.folder), self.configs[run.folder])
         return [sys.executable, str(RUN), *self.options, f"resume={as_typed(run.folder)}"]
 
-    def _was_killed(self, ledger: Ledger, run: Run) -> bool:
+    def _was_killed(self, ledger: Ledger, run: LedgerRun) -> bool:
         """Whether somebody ended the run's process, not the run itself, and it may try again."""
         if ledger.standing(run).state == "finished" or len(run.attempts) > self.restarts:
             return False
-        return run.latest.exit_status == KILLED or is_stop(run.latest.exit_status)
+        return run.latest is not None and (run.latest.exit_status == KILLED or is_stop(run.latest.exit_status))
 
 
 def job_name() -> str:

@@ -3,15 +3,14 @@
 from pathlib import Path
 
 from mcl_lab.host.files import read_json, write_atomically, write_json
-from mcl_lab.launch.ledger import FILE_NAME as LEDGER
 from mcl_lab.results import formats
 from mcl_lab.results.report import tables
 from mcl_lab.results.rows import once
-from mcl_lab.results.runs import HEADLINE
 from mcl_lab.results.selection import read_folders
-from mcl_lab.runs.journal import RECORD, read_record
+from mcl_lab.runs.journal import read_record
+from mcl_lab.runs.layout import SweepFolder
+from mcl_lab.runs.result import HEADLINE
 
-FILE_NAME = "table.md"
 DESCRIPTION = "mlflow.note.content"
 LONGEST = 5000  # characters of a description; MLflow cuts off longer ones
 
@@ -21,7 +20,8 @@ def write_table(folder: Path) -> None:
 
     Baselines count that stand in the folders where the sweep's runs are. Without a run to report there is no table.
     """
-    record, ledger = read_record(folder), read_json(folder / LEDGER)
+    sweep = SweepFolder(folder)
+    record, ledger = read_record(folder), read_json(sweep.ledger)
     if record is None or ledger is None or DESCRIPTION not in record["tags"]:
         return
     places = sorted({Path(run["folder"]).parent for run in ledger["runs"]})
@@ -31,8 +31,8 @@ def write_table(folder: Path) -> None:
     if not chosen:
         return
     table = formats.markdown({HEADLINE: tables(chosen, everything, HEADLINE, "none")})
-    write_atomically(folder / FILE_NAME, table)
+    write_atomically(sweep.table, table)
     first = record["tags"][DESCRIPTION].partition("\n")[0]
-    shown = table if len(first) + len(table) < LONGEST else f"The table is in the artifact {FILE_NAME}.\n"
+    shown = table if len(first) + len(table) < LONGEST else f"The table is in the artifact {sweep.table.name}.\n"
     record["tags"][DESCRIPTION] = f"{first}\n\n{shown}"
-    write_json(folder / RECORD, record)
+    write_json(sweep.record, record)

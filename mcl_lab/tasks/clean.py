@@ -12,6 +12,7 @@ from mcl_lab.errors import InputError
 from mcl_lab.host.text import plain_text
 from mcl_lab.runs.folders import is_untrained, run_folders
 from mcl_lab.runs.journal import is_finished
+from mcl_lab.runs.layout import RunFolder
 from mcl_lab.runs.lock import is_held
 
 
@@ -42,7 +43,7 @@ def clean(config: DictConfig, *, runs: Annotated[str, "not empty"] = "runs", del
 def _needless(folder: Path) -> list[Path]:
     if is_untrained(folder):
         return [folder] if _is_a_run(folder) else []
-    steps = (folder / "checkpoints").glob("step-*.pt") if is_finished(folder) else []
+    steps = RunFolder(folder).checkpoints.glob("step-*.pt") if is_finished(folder) else []
     return sorted([*steps, *folder.rglob(".*.tmp")])
 
 

@@ -21,6 +21,7 @@ from mcl_lab.host.screen import say, screen, table
 from mcl_lab.networks.portable import PortableNetwork
 from mcl_lab.runs.failures import in_one_line
 from mcl_lab.runs.folders import output_folder, write_outputs
+from mcl_lab.runs.layout import RunFolder
 
 FORMATS = ("safetensors", "onnx", "pt2")
 
@@ -58,7 +59,7 @@ def export(
     networks = networks_of(trained, peer)
     stems = {key: f"{key}-{file_name(trained.config.pair.peers[key].name)}" for key in networks}
     all_names = [f"{stem}.{kind}" for stem in stems.values() for kind in ("json", *FORMATS)]
-    place = output_folder(trained.folder, "export", folder, all_names)
+    place = output_folder(RunFolder(trained.folder).export, folder, all_names)
     use_device(OmegaConf.merge(config.trainer, {"device": "cpu", "precision": "float32", "graphs": False}))
     subject = subject_of(trained, config, images)
 

@@ -22,6 +22,7 @@ from mcl_lab.host.screen import say, screen, table
 from mcl_lab.networks.portable import PortableNetwork
 from mcl_lab.runs.failures import in_one_line
 from mcl_lab.runs.folders import output_folder, write_outputs
+from mcl_lab.runs.layout import RunFolder
 from mcl_lab.training.probes import knn_accuracy, probe_accuracy
 
 BATCH = 256
@@ -56,7 +57,7 @@ def features(
     data = data_of(trained, config)
     names = {key: trained.config.pair.peers[key].name for key in networks}
     files = {key: f"{key}-{file_name(name)}-{file_name(data.name)}.npz" for key, name in names.items()}
-    place = output_folder(trained.folder, "features", folder, files.values())
+    place = output_folder(RunFolder(trained.folder).features, folder, files.values())
     device = use_device(OmegaConf.merge(config.trainer, {"precision": "float32"}))
     splits = read_images(data)
     for part, images in splits._asdict().items():

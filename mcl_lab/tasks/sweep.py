@@ -14,12 +14,12 @@ from mcl_lab.errors import InputError
 from mcl_lab.host.files import read_json
 from mcl_lab.host.screen import screen
 from mcl_lab.host.uri import stored_uri
-from mcl_lab.launch.ledger import FILE_NAME, Ledger
+from mcl_lab.launch.ledger import Ledger
 from mcl_lab.launch.slurm import cancel, require_slurm
 from mcl_lab.runs.folders import sweep_folder
-from mcl_lab.sweeping.launch import CONFIGS, launch
+from mcl_lab.runs.layout import SweepFolder
+from mcl_lab.sweeping.launch import launch
 from mcl_lab.sweeping.record import is_launching, settle, states_in
-from mcl_lab.sweeping.standings import ledger_of
 from mcl_lab.terminal.sweep import as_json, follow, show_sweep
 
 
@@ -40,10 +40,11 @@ def sweep(
     Raises InputError("task.sweep") when there is no such ledger, or it is not SLURM's.
     """
     folder = sweep_folder(sweep, Path(runs))
-    if not os.path.isfile(folder / FILE_NAME):
-        known = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{FILE_NAME}"))) or "none"
-        raise InputError("task.sweep", f"there is no {folder / FILE_NAME}; the sweeps in {runs}: {known}")
-    ledger = ledger_of(folder)
+    file = SweepFolder(folder).ledger
+    if not os.path.isfile(file):
+        known = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{file.name}"))) or "none"
+        raise InputError("task.sweep", f"there is no {file}; the sweeps in {runs}: {known}")
+    ledger = Ledger(folder)
     _refuse_elsewhere(ledger)
     if action in ("cancel", "resubmit") and ledger.launcher is None:
         raise InputError("task.action", f"{action} is for sweeps in SLURM; {folder.name} was launched on this machine")
@@ -84,7 +85,7 @@ def _cancel(ledger: Ledger) -> int:
 
 def _resubmit(ledger: Ledger, uri: str | None) -> None:
     """uri: where user and password may be, which are stored nowhere. What is stored is checked as what is typed."""
-    configs, path = [], ledger.folder / CONFIGS
+    configs, path = [], SweepFolder(ledger.folder).configs
     settings = ledger.launcher["settings"]
     for folder, text in (read_json(path) or {}).items():
         if "${" in folder or "${" in json.dumps(settings):

@@ -9,9 +9,10 @@ from typing import Annotated, Any, NamedTuple
 from mcl_lab.errors import InputError, RunFailed
 from mcl_lab.host.files import exclusive
 from mcl_lab.host.text import plain_text
-from mcl_lab.runs.journal import RECORD, read_record
+from mcl_lab.runs.journal import read_record
+from mcl_lab.runs.layout import RecordFolder
 from mcl_lab.runs.records import is_running
-from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, note_failure, one_line
+from mcl_lab.tracking.delivery import is_delivered, note_failure, one_line
 from mcl_lab.tracking.mlflow_calls import load_deliver, load_known_ids
 from mcl_lab.tracking.system import samples_left
 
@@ -34,7 +35,7 @@ def sync(config: Any, *, runs: Annotated[str, "not empty"] | Annotated[Sequence[
     for place in places:
         if not os.path.isdir(place):
             raise InputError("task.runs", f"there is no folder {place}; give a run folder or a folder of them")
-    folders = sorted({record.parent for place in places for record in place.rglob(RECORD)})
+    folders = sorted({record.parent for place in places for record in place.rglob(RecordFolder.record.name)})
     known, failed, old = Known(), 0, Counter()
     for folder in folders:
         outcome = _sync_one(folder, known)
@@ -86,11 +87,11 @@ def _sync_one(folder: Path, known: Known) -> Outcome:
 def _deliver(folder: Path, known: Known) -> Outcome:
     record = read_record(folder)
     if record is None:
-        return Outcome(f"{RECORD} is damaged", well=False)
+        return Outcome(f"{RecordFolder.record.name} is damaged", well=False)
     uri = record["uri"]
     if uri is None:
         return Outcome("not tracked", news=False)
-    with exclusive(folder / SENDER_LOCK, wait=False) as alone:
+    with exclusive(RecordFolder(folder).sender_lock, wait=False) as alone:
         if not alone:
             return Outcome("a sender is at work")
         vanished, lost = not is_running(folder), False

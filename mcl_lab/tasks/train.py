@@ -12,12 +12,13 @@ from mcl_lab.config.compose import run_folder
 from mcl_lab.config.stored import read_config
 from mcl_lab.errors import InputError
 from mcl_lab.host.screen import screen
-from mcl_lab.results.runs import read_result
 from mcl_lab.runs.checkpoints import drop_steps
 from mcl_lab.runs.failures import in_one_line
 from mcl_lab.runs.folders import refuse_other_run
 from mcl_lab.runs.journal import is_finished
+from mcl_lab.runs.layout import RunFolder
 from mcl_lab.runs.provenance import data_checksums
+from mcl_lab.runs.result import read_result
 from mcl_lab.terminal.result import show_result
 
 
@@ -30,7 +31,7 @@ def train(config: DictConfig) -> None:
     refuse_other_run(config, folder)
     if is_finished(folder):
         refuse_other_images(config.data, folder)
-        drop_steps(folder / "checkpoints")  # when it was ended before it could
+        drop_steps(RunFolder(folder).checkpoints)  # when it was ended before it could
         console.print(f"This run is finished. To train it again, delete {folder}", soft_wrap=True)
     else:
         with in_one_line(config, folder):

@@ -6,6 +6,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -14,12 +15,14 @@ from rich.table import Table
 
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.sweeps import as_typed
+from mcl_lab.host import last_words
 from mcl_lab.host.screen import table
 from mcl_lab.host.uri import credentials
 from mcl_lab.results.rows import baselines, of_network, once
-from mcl_lab.results.runs import HEADLINE, read_result
 from mcl_lab.results.selection import read_beside
-from mcl_lab.runs.journal import RECORD, read_record
+from mcl_lab.runs.journal import read_record
+from mcl_lab.runs.layout import RunFolder
+from mcl_lab.runs.result import HEADLINE, read_result
 from mcl_lab.terminal.commands import baseline_command, command_line, relative
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
 
@@ -86,7 +89,7 @@ def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
         return []
     record = read_record(folder)
     if record is None:
-        return [("not recorded", f"{folder / RECORD} is damaged")]
+        return [("not recorded", f"{RunFolder(folder).record} is damaged")]
     if record["uri"] is None:
         return [("not recorded", "this run was made with tracking=none")]
     sync = command_line("task=sync", f"task.runs={as_typed(str(folder))}")
@@ -106,19 +109,23 @@ def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
 def models_logged(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
     """How to load the networks from MLflow, to which a process of its own has brought them; or why it has not."""
     words = ["task=export", f"task.checkpoint={as_typed(str(folder))}", "task.formats=[]", "task.mlflow=true"]
-    try:
-        ended = subprocess.run(
-            [sys.executable, str(CONF.parent / "run.py"), *words, "task.images=0", "task.format=json"],
-            env=os.environ | credentials(config.tracking.uri),
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_LOGGING,
-        )
-        failed, last = ended.returncode != 0, (ended.stderr.strip().splitlines() or ["no word"])[-1]
-    except subprocess.TimeoutExpired:
-        failed, last = True, f"it took longer than {LONGEST_LOGGING:g} s"
-    if failed:
-        reason = last.removeprefix("mcl_lab: error: ")
+    models, reason = {}, ""
+    with tempfile.TemporaryDirectory(prefix="mcl_lab-") as place:
+        said = Path(place, "last_words")
+        try:
+            ended = subprocess.run(
+                [sys.executable, str(CONF.parent / "run.py"), *words, "task.images=0", "task.format=json"],
+                env=os.environ | credentials(config.tracking.uri) | last_words.asked_for(said),
+                capture_output=True,
+                text=True,
+                timeout=LONGEST_LOGGING,
+            )
+            if ended.returncode == 0:
+                models = json.loads(ended.stdout)["models"]
+            else:
+                reason = last_words.why_ended(ended.returncode, said, ended.stderr)
+        except subprocess.TimeoutExpired:
+            reason = f"it took longer than {LONGEST_LOGGING:g} s"
+    if reason:
         return [("models", f"not logged: {reason}; later: {command_line(*words)}")]
-    models = json.loads(ended.stdout)["models"]
     return [(f"model of {key}", f"mlflow.pytorch.load_model({address!r})") for key, address in models.items()]

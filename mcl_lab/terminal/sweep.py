@@ -14,8 +14,10 @@ from rich.text import Text
 
 from mcl_lab.errors import Interrupted
 from mcl_lab.host.screen import table
-from mcl_lab.launch.ledger import GOING_ON, Ledger, Run, Standing
+from mcl_lab.launch.ledger import Ledger
+from mcl_lab.launch.ledger_run import LedgerRun
 from mcl_lab.launch.slurm import Submission
+from mcl_lab.launch.standing import GOING_ON, Standing
 from mcl_lab.terminal.commands import command_line, named
 
 COLOURS = {  # of the states, in the order in which they are counted
@@ -39,7 +41,9 @@ class SweepScreen:
     """While a sweep goes on: on a terminal a live table of what runs, failed, and finished lately; elsewhere a line for each
     change. A context manager that gives the function to call again and again."""
 
-    def __init__(self, console: Console, name: str, ledger: Ledger, runs: Sequence[Run], hint: str = LAUNCHED_HERE):
+    def __init__(
+        self, console: Console, name: str, ledger: Ledger, runs: Sequence[LedgerRun], hint: str = LAUNCHED_HERE
+    ):
         self.console = console
         self.name = name
         self.ledger = ledger
@@ -88,7 +92,7 @@ class SweepScreen:
             for run in changed:
                 self._print_change(run, self.standings[run.folder])
 
-    def _look(self) -> list[Run]:
+    def _look(self) -> list[LedgerRun]:
         """Bring `standings` up to date; the runs whose state has changed."""
         changed = []
         for run in self.runs:
@@ -106,7 +110,7 @@ class SweepScreen:
         counts = Counter(standing.state for standing in self.standings.values())
         return ", ".join(f"{counts[state]} {state}" for state in COLOURS if counts[state])
 
-    def _print_change(self, run: Run, now: Standing) -> None:
+    def _print_change(self, run: LedgerRun, now: Standing) -> None:
         words = [f"{now.state:<8}", run.name, _accuracies(now), now.detail]
         self.console.print("  ".join(word for word in words if word), soft_wrap=True)
 
@@ -122,7 +126,7 @@ class SweepScreen:
         return Group(made, *more, Text(self.hint, style="dim"))
 
 
-def follow(console: Console, ledger: Ledger, runs: Sequence[Run], is_launching: Callable[[], bool]) -> None:
+def follow(console: Console, ledger: Ledger, runs: Sequence[LedgerRun], is_launching: Callable[[], bool]) -> None:
     """Show how runs go on that other processes train, until none of them goes on by itself and nobody is launching the
     sweep. Raises Interrupted."""
     try:
@@ -137,7 +141,7 @@ def follow(console: Console, ledger: Ledger, runs: Sequence[Run], is_launching: 
 
 
 def show_submission(
-    console: Console, ledger: Ledger, submission: Submission, standings: Sequence[tuple[Run, Standing]]
+    console: Console, ledger: Ledger, submission: Submission, standings: Sequence[tuple[LedgerRun, Standing]]
 ) -> None:
     """Print what was handed to SLURM, how all runs stand, and the commands that come next."""
     name = ledger.folder.name
@@ -156,7 +160,7 @@ def show_submission(
         console.print(f"{what:<13}  {command_line('task=sweep', named(ledger.folder), *more)}", soft_wrap=True)
 
 
-def show_sweep(console: Console, name: str, standings: Sequence[tuple[Run, Standing]]) -> None:
+def show_sweep(console: Console, name: str, standings: Sequence[tuple[LedgerRun, Standing]]) -> None:
     """Print all runs, and below them why some failed and where their logs are, to be copied from."""
     console.print(sweep_table(f"Sweep {name}", standings))
     for run, standing in standings:
@@ -165,7 +169,7 @@ def show_sweep(console: Console, name: str, standings: Sequence[tuple[Run, Stand
             console.print(f"{run.name} {standing.state}: {standing.detail}{log}", soft_wrap=True)
 
 
-def sweep_table(title: str, standings: Sequence[tuple[Run, Standing]]) -> Table:
+def sweep_table(title: str, standings: Sequence[tuple[LedgerRun, Standing]]) -> Table:
     """A row for each run."""
     made = table(title, ["run", "state"], ["epoch", "own heads (%)"])
     made.add_column("", overflow="ellipsis", no_wrap=True)
@@ -180,7 +184,7 @@ def sweep_table(title: str, standings: Sequence[tuple[Run, Standing]]) -> Table:
     return made
 
 
-def as_json(standings: Sequence[tuple[Run, Standing]]) -> list[dict]:
+def as_json(standings: Sequence[tuple[LedgerRun, Standing]]) -> list[dict]:
     """The same as plain values."""
     return [
         {

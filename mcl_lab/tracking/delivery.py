@@ -9,14 +9,14 @@ from urllib.parse import quote
 
 from mcl_lab.host.files import exclusive, has_types, read_json, write_json
 from mcl_lab.host.secrets import without_secrets
-from mcl_lab.runs.journal import DELIVERY, KIND_TAG, SWEEP_TAG, last_word, read_record, read_status, started_ms
+from mcl_lab.runs.journal import KIND_TAG, SWEEP_TAG, last_word, read_record, read_status, started_ms
+from mcl_lab.runs.layout import RecordFolder
 
-SENDER_LOCK = "sender.lock"  # held by whoever delivers
 NOT_INSTALLED = "MLflow is not installed: pip install mlflow"
 POLL = 0.1  # seconds between two looks while waiting for the sender
 ERROR_LENGTH = 300  # characters of a store's error that are kept
 
-_TYPES = dict.fromkeys(("experiment_id", "mlflow_run", "state", "parent"), str | None)
+_TYPES: dict[str, Any] = dict.fromkeys(("experiment_id", "mlflow_run", "state", "parent"), str | None)
 _TYPES |= {"last_epoch": int, "samples": int, "artifacts": list, "started_ms": int | None, "error": dict | None}
 _ERROR_TYPES = {"message": str, "failures": int, "ended": bool, "gave_up": bool}
 
@@ -28,7 +28,7 @@ def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
     system.jsonl; `state` and `started_ms` are those of the status that was delivered with all that belongs to it, but for
     samples, `parent` is the record's then; `error` is the last try's, None after a good one.
     """
-    fresh = {
+    fresh: dict[str, Any] = {
         "id": record["id"],
         "uri": record["uri"],
         "experiment": record["experiment"],
@@ -42,16 +42,17 @@ def read_delivery(folder: Path | str, record: dict[str, Any]) -> dict[str, Any]:
         "parent": None,
         "error": None,
     }
-    stored = read_json(Path(folder) / DELIVERY)
-    same = stored is not None and all(stored.get(key) == fresh[key] for key in ("id", "uri", "experiment"))
-    delivery = fresh | stored if same else fresh
+    stored = read_json(RecordFolder(folder).delivery)
+    if stored is None or any(stored.get(key) != fresh[key] for key in ("id", "uri", "experiment")):
+        return fresh
+    delivery = fresh | stored
     whole = has_types(delivery, _TYPES) and (delivery["error"] is None or has_types(delivery["error"], _ERROR_TYPES))
     return delivery if whole else fresh  # to send all again changes nothing
 
 
 def write_delivery(folder: Path | str, delivery: dict[str, Any]) -> None:
     """Remember; for the holder of the sender's lock."""
-    write_json(Path(folder) / DELIVERY, delivery)
+    write_json(RecordFolder(folder).delivery, delivery)
 
 
 def note_failure(folder: Path | str, message: str, *, failures: int, ended: bool, gave_up: bool = False) -> None:
@@ -112,7 +113,7 @@ def wait_sender(folder: Path | str, seconds: float) -> bool:
     """
     deadline = time.monotonic() + seconds
     while True:
-        with exclusive(Path(folder) / SENDER_LOCK, wait=False) as free:
+        with exclusive(RecordFolder(folder).sender_lock, wait=False) as free:
             if free:
                 return True
         if time.monotonic() >= deadline:
@@ -123,7 +124,7 @@ def wait_sender(folder: Path | str, seconds: float) -> bool:
 def delivery_error(folder: Path | str) -> str | None:
     """One line on why the last try to deliver failed; None when it did not."""
     error = _error(folder)
-    return error and error["message"]
+    return None if error is None else error["message"]
 
 
 def ui_hint(folder: Path | str) -> tuple[str, str] | None:

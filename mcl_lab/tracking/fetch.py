@@ -18,11 +18,11 @@ from mcl_lab.host.files import write_atomically
 from mcl_lab.host.processes import search_path
 from mcl_lab.host.secrets import without_secrets
 from mcl_lab.host.uri import credentials, stored_uri
-from mcl_lab.runs.journal import METRICS
+from mcl_lab.runs.layout import RunFolder
 from mcl_lab.runs.records import FINAL, StoreUnavailable
 from mcl_lab.tracking.delivery import NOT_INSTALLED
 
-FILES = ("config.yaml", "result.json")  # of the artifacts
+FILES = (RunFolder.config.name, RunFolder.result.name)  # of the artifacts
 
 
 class NotFetched(Exception):
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
             store.download(found.place, FILES, Path(folder))
             epochs = store.epochs(found.place, lambda name: not name.startswith(FINAL))
             lines = [json.dumps(epoch | {"step": 0, "time_ms": 0}) + "\n" for epoch in epochs]
-            write_atomically(Path(folder) / METRICS, "".join(lines))
+            write_atomically(RunFolder(folder).epochs, "".join(lines))
     except ImportError:
         return {"error": NOT_INSTALLED}
     except (StoreUnavailable, InputError) as error:

@@ -18,19 +18,20 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from mcl_lab.errors import RunFailed
 from mcl_lab.host.files import exclusive
-from mcl_lab.host.processes import is_alive, process_start, search_path, this_host
+from mcl_lab.host.processes import ProcessId, search_path
 from mcl_lab.host.secrets import without_secrets
 from mcl_lab.host.uri import credentials
-from mcl_lab.runs.journal import METRICS, RECORD, STATUS, last_word, read_record, read_status
-from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, note_failure, one_line
+from mcl_lab.runs.journal import last_word, read_record, read_status
+from mcl_lab.runs.layout import RecordFolder
+from mcl_lab.tracking.delivery import is_delivered, note_failure, one_line
 from mcl_lab.tracking.leftovers import deliver_left_behind
 from mcl_lab.tracking.mlflow_calls import LONGEST_PASS, load_deliver
 from mcl_lab.tracking.system import Sampler, samples_left
 
-LOG = "sender.log"
 POLL = 1.0  # seconds between two looks at the run folder
 LONGEST_PAUSE = 60.0  # seconds between two tries while the store fails, at most
 MOST_MEMORY = 2 * 2**30  # bytes; a tenth is usual
@@ -55,7 +56,7 @@ def start_sender(folder: Path | str, uri: str | None = None, system: float | Non
     command = [sys.executable, "-m", "mcl_lab.tracking.sender", str(folder), "--pid", str(os.getpid())]
     command += [] if system is None else ["--system", str(system)]
     try:
-        with open(folder / LOG, "ab") as log:
+        with open(RecordFolder(folder).sender_log, "ab") as log:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
@@ -77,9 +78,8 @@ def follow(
 
     One sender a folder: a second waits for the first to leave and then finds nothing to do, or what the first left.
     """
-    folder = Path(folder)
-    start = process_start(pid)
-    with exclusive(folder / SENDER_LOCK):
+    folder, process = Path(folder), ProcessId.of(pid)
+    with exclusive(RecordFolder(folder).sender_lock):
         try:
             deliver = load_deliver(longest_pass)  # here: it costs seconds, and MLflow may be missing
         except RunFailed as error:
@@ -88,10 +88,11 @@ def follow(
             return False
         sampler = None
         if system is not None:
-            sampler = Sampler(folder, system, lambda: _is_over(folder, pid, start), _log)
+            sampler = Sampler(folder, system, lambda: _is_over(folder, process), _log)
             sampler.start()
+        pace = {"poll": poll, "longest_pause": longest_pause, "after_end": after_end}
         try:
-            done = _follow(deliver, folder, pid, start, poll, longest_pause, after_end, sampler)
+            done = _Follower(deliver, folder, process, sampler, **pace).to_the_end()
         finally:
             if sampler is not None:
                 sampler.stop()  # before another sender gets the folder
@@ -126,62 +127,103 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _follow(
-    deliver: Callable[..., bool],
-    folder: Path,
-    pid: int,
-    start: str | None,
-    poll: float,
-    longest_pause: float,
-    after_end: float,
-    sampler: Sampler | None,
-) -> bool:
-    seen, failures, next_try, next_samples, deadline = None, 0, 0.0, float("inf"), float("inf")
-    while True:
-        # In this order: a process that writes its last word and goes must not be taken for one that vanished.
-        gone = start is None or not is_alive(pid, start)
-        try:
-            status = read_status(folder)
-            own = status is not None and (status["pid"], status["host"]) == (pid, this_host())
-            ended = own and last_word(status, gone) is not None
-            if ended and sampler is not None:
-                sampler.stop()
-            delivered, changed = is_delivered(folder, vanished=gone), _signature(folder)
-            complete = delivered and not samples_left(folder)
-        except OSError as error:  # a file system that stumbles
-            if gone:
-                _log(one_line(error))
-                return False
-            time.sleep(poll)
-            continue
-        if gone and not own:
+class _Look(NamedTuple):
+    """How a run and its delivery stand at a moment."""
+
+    gone: bool  # its process is no more
+    own: bool  # the journal's last word is that process's
+    ended: bool  # the run has had its last word
+    delivered: bool  # the store has all of it, but for samples
+    complete: bool  # and these
+    files: list[tuple[int, int] | None]  # changes when there is something to send
+
+
+class _Follower:
+    """The delivery of one process's run as it goes on."""
+
+    def __init__(
+        self,
+        deliver: Callable[..., bool],
+        folder: Path,
+        process: ProcessId,
+        sampler: Sampler | None,
+        *,
+        poll: float,
+        longest_pause: float,
+        after_end: float,
+    ):
+        self.deliver, self.folder, self.process, self.sampler = deliver, folder, process, sampler
+        self.poll, self.longest_pause, self.after_end = poll, longest_pause, after_end
+        self.sent: list[tuple[int, int] | None] | None = None  # the files as they were at the last delivery
+        self.failures = 0  # in a row
+        self.next_try = 0.0
+        self.next_samples = self.deadline = float("inf")  # the latter begins at the run's end
+
+    def to_the_end(self) -> bool:
+        """Deliver until there is nothing left, and return True, or until it is given up."""
+        while True:
+            # In this order: a process that writes its last word and goes must not be taken for one that vanished.
+            gone = not self.process.is_alive()
+            try:
+                now = self._look(gone)
+            except OSError as error:  # a file system that stumbles
+                if gone:
+                    _log(one_line(error))
+                    return False
+                time.sleep(self.poll)
+                continue
+            done = self._done(now)
+            if done is not None:
+                return done
+            if not (self._is_due(now) and self._try(now)):
+                time.sleep(self.poll)
+
+    def _look(self, gone: bool) -> _Look:
+        status = read_status(self.folder)
+        own = status is not None and (status["pid"], status["host"]) == (self.process.pid, self.process.host)
+        ended = own and last_word(status, gone) is not None
+        if ended and self.sampler is not None:
+            self.sampler.stop()
+        delivered, files = is_delivered(self.folder, vanished=gone), _signature(self.folder)
+        return _Look(gone, own, ended, delivered, delivered and not samples_left(self.folder), files)
+
+    def _done(self, now: _Look) -> bool | None:
+        """What `to_the_end` returns; None while there is more to do."""
+        if now.gone and not now.own:
             return True  # another process goes on with the run, and has a sender of its own
-        now = time.monotonic()
-        if own and delivered and (complete or failures >= TRIES_FOR_SAMPLES or now > deadline):
+        late = time.monotonic() > self.deadline
+        if now.own and now.delivered and (now.complete or late or self.failures >= TRIES_FOR_SAMPLES):
             return True
-        if ended and deadline == float("inf"):
-            failures, next_try, deadline = 0, now, now + after_end
-        if now > deadline:
+        if now.ended and self.deadline == float("inf"):
+            self.failures, self.next_try = 0, 0.0
+            self.deadline = time.monotonic() + self.after_end
+        return False if late else None
+
+    def _is_due(self, now: _Look) -> bool:
+        """Whether it is time for a try, and there is something to send, or to send again."""
+        moment = time.monotonic()
+        news = now.files != self.sent or self.failures > 0 or now.ended or moment >= self.next_samples
+        return news and moment >= self.next_try
+
+    def _try(self, now: _Look) -> bool:
+        """Deliver what there is; False when the store failed, which is noted."""
+        try:
+            self.deliver(self.folder, vanished=now.gone)
+            self.sent, self.failures = now.files, 0
+            if self.sampler is not None:
+                self.next_samples = time.monotonic() + (SAMPLES_SOON if samples_left(self.folder) else SAMPLES_EVERY)
+            return True
+        except Exception as error:  # whatever a store may raise, the run must not notice
+            _log(traceback.format_exc() if self.failures == 0 else one_line(error))
+            self.failures += 1
+            self.next_try = time.monotonic() + min(self.longest_pause, 2.0 ** (self.failures - 1))
+            note_failure(self.folder, one_line(error), failures=self.failures, ended=now.ended)
             return False
 
-        if now >= next_try and (changed != seen or failures or ended or now >= next_samples):
-            try:
-                deliver(folder, vanished=gone)
-                seen, failures = changed, 0
-                if sampler is not None:
-                    next_samples = time.monotonic() + (SAMPLES_SOON if samples_left(folder) else SAMPLES_EVERY)
-                continue
-            except Exception as error:  # whatever a store may raise, the run must not notice
-                _log(traceback.format_exc() if failures == 0 else one_line(error))
-                failures += 1
-                next_try = time.monotonic() + min(longest_pause, 2.0 ** (failures - 1))
-                note_failure(folder, one_line(error), failures=failures, ended=ended)
-        time.sleep(poll)
 
-
-def _is_over(folder: Path, pid: int, start: str | None) -> bool:
-    """Whether process `pid` is gone, or the run in its folder has had its last word."""
-    return start is None or not is_alive(pid, start) or last_word(read_status(folder), vanished=False) is not None
+def _is_over(folder: Path, process: ProcessId) -> bool:
+    """Whether the process is gone, or the run in its folder has had its last word."""
+    return not process.is_alive() or last_word(read_status(folder), vanished=False) is not None
 
 
 def _log(text: str) -> None:
@@ -192,7 +234,8 @@ def _log(text: str) -> None:
 
 def _signature(folder: Path) -> list[tuple[int, int] | None]:
     """Changes when there is something to send."""
-    files = (folder / name for name in (RECORD, STATUS, METRICS))
+    run = RecordFolder(folder)
+    files = (run.record, run.status, run.epochs)
     return [(file.stat().st_mtime_ns, file.stat().st_size) if file.exists() else None for file in files]
 
 

@@ -2,7 +2,7 @@
 
     system.jsonl   one line a sample: {"time_ms", "metrics": {"system/NAME": value}}. The number of the line is its step.
 
-The figures are those of MLflow's own monitors, of the whole machine, so that its UI knows them. MLflow's own sampling is not
+The metrics are those of MLflow's own monitors, of the whole machine, so that its UI knows them. MLflow's own sampling is not
 used: it ends for ever with the first request that fails. Samples are the least of a record: nothing waits for them, and what
 fails here costs a line in the sender's log.
 """
@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from mcl_lab.errors import InputError
+from mcl_lab.host.clock import now_ms
 from mcl_lab.host.files import has_types
 from mcl_lab.runs.journal import read_record
+from mcl_lab.runs.layout import RecordFolder
 from mcl_lab.tracking.delivery import one_line, read_delivery, write_delivery
 
-SAMPLES = "system.jsonl"
 PREFIX = "system/"  # of names; MLflow shows what begins so in a tab of its own
 LEAST = 1.0  # seconds: a shorter sample says nothing
 POLL = 1.0  # seconds between two looks whether the run is over
@@ -49,7 +50,9 @@ class Sampler:
 
     def __init__(self, folder: Path, seconds: float, is_over: Callable[[], bool], log: Callable[[str], None]):
         """`is_over` tells whether the run is; it may raise OSError. `log` takes what went wrong, once."""
-        self._path, self._seconds, self._is_over, self._log = folder / SAMPLES, seconds, is_over, log
+        self._path, self._seconds, self._is_over, self._log = RecordFolder(folder).samples, seconds, is_over, log
+        self._kinds: list[Callable[[], Any]] = []  # MLflow's monitors
+        self._gpu_kinds: list[Callable[[], Any]] = []  # of which the first that can be had is taken
         self._monitors: list[Any] = []
         self._said = False
         self._stopped = threading.Event()
@@ -64,7 +67,8 @@ class Sampler:
             from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
             from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 
-            self._kinds, self._gpu_kinds = [CPUMonitor, DiskMonitor, NetworkMonitor], [GPUMonitor, ROCMMonitor]
+            self._kinds = [CPUMonitor, DiskMonitor, NetworkMonitor]
+            self._gpu_kinds = [GPUMonitor, ROCMMonitor]
             self._thread.start()
         except Exception as error:  # psutil is missing, or broken; no thread can be had
             self._say(error)
@@ -104,7 +108,7 @@ class Sampler:
                 continue
 
     def _sample(self) -> dict[str, float]:
-        metrics = {}
+        metrics: dict[str, float] = {}
         for monitor in self._monitors:
             try:
                 monitor.collect_metrics()
@@ -115,11 +119,11 @@ class Sampler:
         return {PREFIX + name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _append(self, metrics: Mapping[str, float]) -> None:
-        line = json.dumps({"time_ms": time.time_ns() // 1_000_000, "metrics": metrics}, allow_nan=False) + "\n"
+        line = json.dumps({"time_ms": now_ms(), "metrics": metrics}, allow_nan=False) + "\n"
         with open(self._path, "a+b") as file:
             size = file.seek(0, os.SEEK_END)
             if size + len(line) >= MOST_BYTES:
-                raise RuntimeError(f"{SAMPLES} is full")
+                raise RuntimeError(f"{self._path.name} is full")
             file.seek(max(0, size - 1))
             half = file.read(1) not in (b"", b"\n")  # a line left by a crash, or a disk that was full
             file.write(f"\n{line}".encode() if half else line.encode())
@@ -133,7 +137,7 @@ class Sampler:
     def _say(self, error: Exception) -> None:
         if not self._said:
             self._said = True
-            self._log(f"system figures: {one_line(error)}")
+            self._log(f"system metrics: {one_line(error)}")
 
 
 def carry_samples(
@@ -182,7 +186,7 @@ def _batches(folder: Path, *, after: int) -> Iterator[tuple[int, list[Point]]]:
 def _lines(folder: Path | str) -> list[bytes]:
     """Without one that is still being written, or left half by a crash."""
     try:
-        with open(Path(folder) / SAMPLES, "rb") as file:
+        with open(RecordFolder(folder).samples, "rb") as file:
             return file.read(MOST_BYTES).split(b"\n")[:-1]
     except OSError:  # mostly there is none; one that cannot be read must not stop the rest
         return []

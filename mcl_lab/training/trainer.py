@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mcl_lab.errors import Interrupted, RunFailed
+from mcl_lab.host.clock import now_ms
 from mcl_lab.training.method import Method
 from mcl_lab.training.metrics import EpochMetrics
 from mcl_lab.training.protocols import Batch, Batches, Progress
@@ -126,7 +127,7 @@ class Trainer:
         metrics = self._training_metrics() | self._evaluate()
         self.method.end_epoch()
         epoch, step = self.position.epoch + 1, self.position.step
-        record = {"epoch": epoch, "step": step, "time_ms": time.time_ns() // 10**6, "metrics": metrics}
+        record = {"epoch": epoch, "step": step, "time_ms": now_ms(), "metrics": metrics}
         self.records.append(record)
         self.position = Position(epoch=epoch, step=step)
         self.metrics.reset()

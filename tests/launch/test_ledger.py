@@ -6,9 +6,11 @@ import json
 import pytest
 
 from mcl_lab.errors import RunFailed
-from mcl_lab.host.files import read_json, write_json
-from mcl_lab.launch.ledger import Attempt, Ledger, Run, Seen
+from mcl_lab.host.files import write_json
+from mcl_lab.launch.ledger import Ledger
+from mcl_lab.launch.ledger_run import Attempt, LedgerRun
 from mcl_lab.launch.queue import Job, QueueSilent
+from mcl_lab.launch.standing import Seen
 
 NOTHING = Seen(alive=False, state=None, message="", started_ms=0, epochs=0, accuracies=[])
 STARTED = Attempt(pid=1, process_start="1", host="here", gpu=None, started_ms=5)
@@ -19,11 +21,11 @@ def ended(status, words="", gpu=None):
 
 
 def make_run(name="r", *attempts):
-    return Run(f"runs/{name}", name, "p", "lmcl", "digits", 0, 12, True, f"logs/{name}.log", list(attempts))
+    return LedgerRun(f"runs/{name}", name, "p", "lmcl", "digits", 0, 12, True, f"logs/{name}.log", list(attempts))
 
 
 def make_ledger(folder, seen=NOTHING):
-    return Ledger(folder, read=read_json, write=write_json, observe=lambda run: seen)
+    return Ledger(folder, observe=lambda run: seen)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_standing_of_a_job(attempt, seen, said, state, detail, tmp_path):
             raise said
         return {"7_3": said} if said else {}
 
-    ledger = Ledger(tmp_path, read=read_json, write=write_json, observe=lambda run: NOTHING._replace(**seen), ask=ask)
+    ledger = Ledger(tmp_path, observe=lambda run: NOTHING._replace(**seen), ask=ask)
     (run,) = ledger.enter([make_run("r", copy.deepcopy(attempt))])
     standing = ledger.standing(run)
     assert standing.state == state
@@ -138,8 +140,6 @@ def test_a_job_tells_of_its_runs_in_a_ledger_of_its_own(tmp_path):
     """Which has every start of the run; the sweep's ledger keeps those of earlier jobs."""
     ledger = Ledger(
         tmp_path,
-        read=read_json,
-        write=write_json,
         observe=lambda run: NOTHING,
         ask=lambda names: {"7_3": job("RUNNING")},
     )
@@ -182,7 +182,7 @@ def test_entering_twice_changes_nothing(tmp_path):
     assert ledger.enter(copy.deepcopy(runs)) == runs and ledger.runs == before
 
 
-def test_a_full_disk_is_told_once_it_matters(tmp_path):
+def test_a_full_disk_is_told_once_it_matters(tmp_path, monkeypatch):
     full = True
 
     def write(path, value):
@@ -190,7 +190,8 @@ def test_a_full_disk_is_told_once_it_matters(tmp_path):
             raise OSError(28, "No space left on device")
         write_json(path, value)
 
-    ledger = Ledger(tmp_path, read=read_json, write=write, observe=lambda run: NOTHING)
+    monkeypatch.setattr("mcl_lab.launch.ledger.write_json", write)
+    ledger = make_ledger(tmp_path)
     ledger.runs = [make_run("a")]
     ledger.try_to_save()
     with pytest.raises(OSError, match="No space"):
@@ -213,7 +214,7 @@ def test_slurm_is_asked_once_about_all_jobs_also_those_that_it_forgot(tmp_path):
         asked.append(sorted(names))
         return {}
 
-    ledger = Ledger(tmp_path, read=read_json, write=write_json, observe=lambda run: NOTHING, ask=ask)
+    ledger = Ledger(tmp_path, observe=lambda run: NOTHING, ask=ask)
     jobs = [f"7_{number}" for number in range(20)]
     runs = ledger.enter([make_run(job, Attempt(0, None, "", None, 5, job=job)) for job in jobs])
     assert {now.state for _, now in ledger.standings(runs)} == {"lost"}

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from mcl_lab.errors import InputError, Interrupted
-from mcl_lab.host.files import read_json, write_json
-from mcl_lab.host.processes import is_alive, process_start, this_host
-from mcl_lab.launch.ledger import Attempt, Ledger, Run, Seen
+from mcl_lab.host.processes import ProcessId, this_host
+from mcl_lab.launch.ledger import Ledger
+from mcl_lab.launch.ledger_run import Attempt, LedgerRun
 from mcl_lab.launch.local import LocalLauncher
+from mcl_lab.launch.standing import Seen
 
 # A run: notes when it began and ended and what it was given, takes a while, ends as it is told.
 SCRIPT = """
@@ -32,7 +33,9 @@ time.sleep(seconds)
 if status < 0:
     os.kill(os.getpid(), -status)
 if status:
-    print("some words"); print("mcl_lab: error: it went wrong"); print()
+    if status == 3:
+        open(os.environ["MCL_LAB_LAST_WORDS"], "w").write("it went wrong")
+    print("some words"); print("more of them"); print()
     sys.exit(status)
 given = {name: os.environ.get(name) for name in names}
 json.dump({"began": began, "ended": time.time(), **given}, open(folder + "/done", "w"))
@@ -42,19 +45,21 @@ json.dump({"began": began, "ended": time.time(), **given}, open(folder + "/done"
 class Sweep:
     def __init__(self, folder: Path):
         self.folder = folder
-        self.ledger = Ledger(folder, read=read_json, write=write_json, observe=self.observe)
+        self.ledger = Ledger(folder, observe=self.observe)
         self.seconds, self.status = {}, {}
 
     def observe(self, run):
         folder, latest = Path(run.folder), run.latest
-        alive = bool(latest and latest.ended_ms is None and is_alive(latest.pid, latest.process_start))
+        alive = latest is not None and latest.goes_on
         return Seen(alive, "finished" if (folder / "done").exists() else None, "", 0, 0, [])
 
     def runs(self, count, uses_gpu=True):
         names = [f"r{number}" for number in range(count)]
         return self.ledger.enter(
             [
-                Run(str(self.folder / name), name, "p", "l", "d", 0, 1, uses_gpu, str(self.folder / f"{name}.log"))
+                LedgerRun(
+                    str(self.folder / name), name, "p", "l", "d", 0, 1, uses_gpu, str(self.folder / f"{name}.log")
+                )
                 for name in names
             ]
         )
@@ -72,7 +77,6 @@ class Sweep:
             runs,
             prepare=prepare or self.command,
             environment=os.environ | {"EXTRA": "more"},
-            identify=lambda pid: (process_start(pid), this_host()),
             show=show,
         )
 
@@ -296,7 +300,7 @@ def left_behind(sweep, run, seconds, gpu=None):
     """A run as a launcher that was killed leaves it: its process goes on, and the ledger knows it."""
     sweep.seconds[run.name] = seconds
     process = subprocess.Popen(sweep.command(run), start_new_session=True)
-    run.attempts.append(Attempt(process.pid, process_start(process.pid), this_host(), gpu, 1))
+    run.attempts.append(Attempt(**ProcessId.of(process.pid).fields(), gpu=gpu, started_ms=1))
     sweep.ledger.save()
     wait_for(Path(run.folder) / "began")
     return process

@@ -12,7 +12,7 @@ import pytest
 
 from mcl_lab.errors import RunFailed
 from mcl_lab.host.files import exclusive
-from mcl_lab.host.processes import is_alive, process_start, this_host
+from mcl_lab.host.processes import ProcessId, this_host
 from mcl_lab.runs.lock import RunLock, heartbeat_age, is_held
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def test_a_killed_process_is_replaced_at_once_even_as_a_zombie(tmp_path):
 
 
 def test_a_number_that_now_belongs_to_another_process_holds_nothing(tmp_path):
-    boot = process_start(os.getpid()).partition(":")[0]
+    boot = ProcessId.this().start.partition(":")[0]
     path = left_behind(tmp_path, process_start=f"{boot}:1")
     assert not is_held(tmp_path)
     with RunLock(tmp_path):
@@ -206,12 +206,3 @@ def test_a_lock_file_deleted_under_a_waiting_process_is_not_mistaken_for_the_loc
     leave.set()
     visitor.join()
     assert os.listdir(tmp_path) == []
-
-
-def test_processes_are_told_apart_from_their_successors():
-    assert is_alive(os.getpid(), process_start(os.getpid()))
-    assert is_alive(os.getpid())
-    assert not is_alive(os.getpid(), "another-boot:1")
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    assert not is_alive(gone.pid)

@@ -101,11 +101,11 @@ def test_eight_runs_one_of_which_is_mended(desk):
 
 def check_places(desk, standings, nodes):
     """Never more at a time than asked for, each on a GPU that nobody else had at that time."""
-    from mcl_lab.sweeping.standings import ledger_of
+    from mcl_lab.launch.ledger import Ledger
 
     spans = []
     for run in standings:
-        (attempt,) = ledger_of(desk.folder / "runs/sweeps/eight/jobs" / run["job"]).runs[0].attempts
+        (attempt,) = Ledger(desk.folder / "runs/sweeps/eight/jobs" / run["job"]).runs[0].attempts
         spans.append((attempt.started_ms, attempt.ended_ms, nodes[run["job"]], attempt.gpu))
     assert all(gpu in ("0", "1") for *_, gpu in spans)
     for began, *_ in spans:

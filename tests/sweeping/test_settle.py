@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from mcl_lab.runs.journal import STATUS, Journal, read_status
+from mcl_lab.runs.journal import Journal, read_status
+from mcl_lab.runs.layout import SweepFolder
 from mcl_lab.sweeping.record import settle
 
 
@@ -13,7 +14,7 @@ def sign_by_gone(folder, **changes):
     process = subprocess.Popen(["true"])
     process.wait()
     status = read_status(folder) | {"pid": process.pid, "process_start": "gone"} | changes
-    (folder / STATUS).write_text(json.dumps(status))
+    SweepFolder(folder).status.write_text(json.dumps(status))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from mcl_lab.launch.ledger import Attempt, Ledger, Run, Seen
+from mcl_lab.launch.ledger import Ledger
+from mcl_lab.launch.ledger_run import Attempt, LedgerRun
+from mcl_lab.launch.standing import Seen
 from mcl_lab.terminal.sweep import SweepScreen, show_sweep
 
 SEEN = {
@@ -18,11 +20,11 @@ SEEN = {
 
 @pytest.fixture
 def ledger(tmp_path):
-    made = Ledger(tmp_path, read=lambda _: None, write=lambda *_: None, observe=lambda run: seen[run.name])
+    made = Ledger(tmp_path, saved=False, observe=lambda run: seen[run.name])
     seen = made.seen = dict(SEEN)
     attempts = {"going": [Attempt(1, "1", "here", "3", 5)]}
     made.enter(
-        Run(f"runs/{name}", name, "p", "l", "d", 0, 3, True, f"logs/{name}.log", attempts.get(name, []))
+        LedgerRun(f"runs/{name}", name, "p", "l", "d", 0, 3, True, f"logs/{name}.log", attempts.get(name, []))
         for name in SEEN
     )
     return made
@@ -68,7 +70,7 @@ def test_on_a_terminal_a_table_of_what_matters(ledger):
 
 def test_what_does_not_fit_is_counted(ledger):
     console = Console(file=io.StringIO(), width=100, height=11, force_terminal=True, color_system=None)
-    runs = ledger.runs + [Run(f"runs/bad{n}", f"bad{n}", "p", "l", "d", 0, 3, True, "log", []) for n in range(5)]
+    runs = ledger.runs + [LedgerRun(f"runs/bad{n}", f"bad{n}", "p", "l", "d", 0, 3, True, "log", []) for n in range(5)]
     ledger.seen |= {f"bad{n}": SEEN["bad"] for n in range(5)}
     with SweepScreen(console, "mine", ledger, runs) as show:
         show()

@@ -11,8 +11,9 @@ import pytest
 
 from mcl_lab.host.files import exclusive
 from mcl_lab.runs.journal import Journal
+from mcl_lab.runs.layout import RecordFolder
 from mcl_lab.runs.lock import RunLock
-from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered, wait_sender
+from mcl_lab.tracking.delivery import is_delivered, wait_sender
 from mcl_lab.tracking.sender import follow
 
 GONE = {"process_start": "another-boot:1"}
@@ -90,7 +91,7 @@ def test_what_is_somebody_else_s_is_left_alone(store, sweep_of, new_run, stored_
     (tmp_path / "damaged" / "record.json").write_text("{}")
     own.status("finished")
     carried_by_its_own.status("finished")
-    with exclusive(carried_by_its_own.folder / SENDER_LOCK):
+    with exclusive(RecordFolder(carried_by_its_own.folder).sender_lock):
         assert carried(own)
     assert statuses(stored_runs, store) == {"sweeps/mine": "RUNNING", "own": "FINISHED"}
     assert not (tmp_path / "other.db").exists()
@@ -204,6 +205,6 @@ def test_senders_that_leave_together_share_out_what_is_left(store, sweep_of, sto
 
 def test_waiting_for_a_sender_has_an_end(store, new_run):
     journal = new_run(store)
-    with exclusive(journal.folder / SENDER_LOCK):
+    with exclusive(RecordFolder(journal.folder).sender_lock):
         assert not wait_sender(journal.folder, 0.2)
     assert wait_sender(journal.folder, 0)

@@ -17,7 +17,8 @@ from mlflow_server import MlflowServer
 
 from mcl_lab.host.files import exclusive
 from mcl_lab.runs.journal import Journal, read_status
-from mcl_lab.tracking.delivery import SENDER_LOCK, delivery_error, is_delivered, one_line, ui_hint, wait_delivered
+from mcl_lab.runs.layout import RecordFolder
+from mcl_lab.tracking.delivery import delivery_error, is_delivered, one_line, ui_hint, wait_delivered
 from mcl_lab.tracking.sender import follow, start_sender
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +83,7 @@ def soon(condition) -> None:
 
 
 def at_work(folder: Path) -> bool:
-    with exclusive(folder / SENDER_LOCK, wait=False) as free:
+    with exclusive(RecordFolder(folder).sender_lock, wait=False) as free:
         return not free
 
 

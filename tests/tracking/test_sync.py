@@ -13,9 +13,10 @@ from mlflow import MlflowClient
 
 from mcl_lab.errors import InputError, RunFailed
 from mcl_lab.host.files import exclusive
+from mcl_lab.runs.layout import RecordFolder
 from mcl_lab.runs.lock import RunLock
 from mcl_lab.tasks.sync import sync
-from mcl_lab.tracking.delivery import SENDER_LOCK, is_delivered
+from mcl_lab.tracking.delivery import is_delivered
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +58,7 @@ def test_a_run_on_another_host_lives_as_long_as_its_lock_beats(store, new_run, s
 def test_a_run_that_a_sender_carries_is_left_to_it(store, new_run, stored_runs, capsys):
     journal = new_run(store)
     journal.status("finished")
-    with exclusive(journal.folder / SENDER_LOCK):
+    with exclusive(RecordFolder(journal.folder).sender_lock):
         sync(None, runs=str(journal.folder))
     assert "sender is at work" in capsys.readouterr().out
     assert stored_runs(store) == []

@@ -249,7 +249,7 @@ def test_what_fails_is_said_once_and_costs_the_run_nothing(
         journal.status("finished")
         wait_until(lambda: results == [True])
     (line,) = capsys.readouterr().out.splitlines()
-    assert "system figures: " in line and said in line
+    assert "system metrics: " in line and said in line
     (run,) = stored_runs(store)
     assert run["status"] == "FINISHED" and len(run["metrics"]) - len(of_the_machine(run)) == 2
     if fault is broken:  # the others go on

@@ -29,11 +29,12 @@ class RunModels:
     """The models of a recorded run. Raises RunFailed when MLflow does not have the run."""
 
     def __init__(self, folder: Path):
-        self.record = read_record(folder)
-        delivery = read_delivery(folder, self.record) if self.record else {"mlflow_run": None}
-        if delivery["mlflow_run"] is None:
+        record = read_record(folder)
+        delivery = read_delivery(folder, record) if record else None
+        if record is None or delivery is None or delivery["mlflow_run"] is None:
             raise RunFailed(f"{folder} is not recorded in MLflow; deliver it with: task=sync task.runs={folder}")
-        uri = connectable_uri(self.record["uri"])
+        self.record = record
+        uri = connectable_uri(record["uri"])
         self.client = MlflowClient(tracking_uri=uri)
         self.run_id, self.experiment_id = delivery["mlflow_run"], delivery["experiment_id"]
         mlflow.set_tracking_uri(uri)
@@ -52,7 +53,9 @@ class RunModels:
             self.client.delete_logged_model(model.model_id)
         import torch
 
-        images, logits = (-1, 3, *image_size), (-1, classes)
+        images, logits = (
+            Schema([TensorSpec(np.dtype("float32"), shape)]) for shape in ((-1, 3, *image_size), (-1, classes))
+        )
         logged = Model.log(
             artifact_path=None,
             name=name,
@@ -60,11 +63,10 @@ class RunModels:
             run_id=self.run_id,
             pytorch_model=network,
             input_example=np.zeros((2, 3, *image_size), np.float32),
-            signature=ModelSignature(*(Schema([TensorSpec(np.dtype("float32"), shape)]) for shape in (images, logits))),
+            signature=ModelSignature(inputs=images, outputs=logits),
             serialization_format="pt2",
-            pip_requirements=[
-                f"torch=={torch.__version__.partition('+')[0]}"
-            ],  # asking MLflow to find out takes longer
+            # Asking MLflow to find out takes longer.
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
             tags={WEIGHTS_TAG: weights, KEY_TAG: self.record["run_key"]},
         )
         return logged.model_uri

@@ -1,4 +1,4 @@
-"""Reads runs back from MLflow, in the form of recorded.py, and attaches files to them. Makes no store and no experiment."""
+"""Reads runs back from MLflow, in the form of runs/records.py, and attaches files to them. Makes no store and no experiment."""
 
 import os
 import sqlite3
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run as MlflowRun
+from mlflow.entities import ViewType
 
 from mcl_lab.host.uri import connectable_uri, credentials, sqlite_file, stored_uri
 from mcl_lab.runs.journal import KIND_TAG
-from mcl_lab.runs.records import RecordedRun, StoreUnavailable, final_figures
+from mcl_lab.runs.records import RecordedRun, StoreUnavailable, final_metrics_in
 from mcl_lab.tracking.delivery import one_line
 from mcl_lab.tracking.mlflow.store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG, one_at_a_time
 from mcl_lab.tracking.system import PREFIX
@@ -67,7 +68,7 @@ class MlflowRuns:
             runs = self._search()
             found = [run for run in runs if name in (run.info.run_id, run.data.tags[ID_TAG], run.info.run_name)]
             newest = max(found, key=lambda run: (run.info.status == "FINISHED", run.info.start_time), default=None)
-            return newest and self._read(newest)
+            return None if newest is None else self._read(newest)
 
     def names(self) -> list[str]:
         """Of all runs."""
@@ -96,10 +97,10 @@ class MlflowRuns:
             for file in files:
                 self._client.log_artifact(place, str(file), folder)
 
-    def _search(self) -> list[Run]:
+    def _search(self) -> list[MlflowRun]:
         return list(filter(_is_ours, _search(self._client, self._experiment_id, ViewType.ACTIVE_ONLY)))
 
-    def _read(self, run: Run) -> RecordedRun:
+    def _read(self, run: MlflowRun) -> RecordedRun:
         tags = run.data.tags
         state, _, message = tags.get(STATE_TAG, "").partition(": ")
         if run.info.status in ("RUNNING", "SCHEDULED") or not state:
@@ -114,11 +115,11 @@ class MlflowRuns:
             message=message,
             created_ms=run.info.start_time,
             epochs=None if state == "finished" else self._last_epoch(run),
-            final=final_figures(run.data.metrics) if state == "finished" else {},
+            final=final_metrics_in(run.data.metrics) if state == "finished" else {},
             place=run.info.run_id,
         )
 
-    def _last_epoch(self, run: Run) -> int:
+    def _last_epoch(self, run: MlflowRun) -> int:
         if "train/loss" not in run.data.metrics:
             return 0
         return max(point.step for point in self._client.get_metric_history(run.info.run_id, "train/loss"))
@@ -136,9 +137,9 @@ def _ids(client: MlflowClient, experiment_id: str) -> set[str]:
     return {run.data.tags[ID_TAG] for run in runs if ID_TAG in run.data.tags}
 
 
-def _search(client: MlflowClient, experiment_id: str, view: int) -> Iterator[Run]:
+def _search(client: MlflowClient, experiment_id: str, view: int) -> Iterator[MlflowRun]:
     """All runs of an experiment, the oldest first."""
-    token = ""
+    token: str | None = ""
     while token is not None:
         page = client.search_runs(
             [experiment_id],
@@ -151,7 +152,7 @@ def _search(client: MlflowClient, experiment_id: str, view: int) -> Iterator[Run
         token = page.token or None
 
 
-def _is_ours(run: Run) -> bool:
+def _is_ours(run: MlflowRun) -> bool:
     return {ID_TAG, KEY_TAG} <= run.data.tags.keys() and KIND_TAG not in run.data.tags
 
 

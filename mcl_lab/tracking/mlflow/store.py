@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
-from mcl_lab.host.files import exclusive, read_json
+from mcl_lab.host.files import exclusive
 from mcl_lab.host.uri import connectable_uri, sqlite_file
 from mcl_lab.runs.journal import (
-    METRICS,
-    RECORD,
-    STATUS,
     SWEEP_TAG,
     Damaged,
     last_word,
@@ -32,22 +30,17 @@ from mcl_lab.runs.journal import (
     read_status,
     started_ms,
 )
-from mcl_lab.runs.lock import LOCK
+from mcl_lab.runs.layout import RecordFolder, RunFolder, SweepFolder
+from mcl_lab.runs.result import read_result
 from mcl_lab.tracking.delivery import is_delivered, read_delivery, write_delivery
 from mcl_lab.tracking.mlflow import configure
 from mcl_lab.tracking.system import Point, carry_samples
 
 ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
-RUN_LOCK = "mlflow.lock"  # held by whoever looks a run up to make it when it is not there
 ARTIFACTS = (
-    "config.yaml",
-    "result.json",
-    "run.log",
-    "ledger.json",
-    "table.md",
-    "changes.diff",
-    "changes-*.diff",
-)  # patterns
+    *(RunFolder.config, RunFolder.result, RunFolder.log, SweepFolder.ledger, SweepFolder.table),
+    *(RunFolder.changes, RunFolder.later_changes),
+)
 SAMPLES_FIRST = 2.0  # seconds that an epoch or the end of a run may wait for them; all but a few are there as a rule
 MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "vanished": "FAILED"}
 
@@ -69,8 +62,8 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
         return True
     configure()
     status = read_status(folder)  # before the journal: when it says the end, the journal is complete
-    if status is None and (folder / STATUS).exists():
-        raise Damaged(STATUS)
+    if status is None and RecordFolder(folder).status.exists():
+        raise Damaged(RecordFolder.status.name)
     delivery = read_delivery(folder, record)
 
     client, experiment_id = _connect(record["uri"], record["experiment"])
@@ -96,10 +89,10 @@ def deliver(folder: Path | str, *, vanished: bool = False) -> bool:
         write_delivery(folder, delivery)
         _send_samples(client, run, folder, delivery, seconds=SAMPLES_FIRST)
         return False
-    figures = _send_final_figures(client, run, folder, status) if state == "finished" else {}
+    final = _send_final_metrics(client, run, folder, status) if status and state == "finished" else {}
     if state in MLFLOW_STATUS:
         _send_end(client, run, folder, status, state)
-        _check_taken(client, run, folder, record, MLFLOW_STATUS[state], figures)
+        _check_taken(client, run, folder, record, MLFLOW_STATUS[state], final)
     delivery["artifacts"] = _send_artifacts(client, run, folder)  # last: a server may have no place for them
     if delivery["error"] is None:  # else they may be what failed, or many: the end is not kept waiting for them
         with suppress(MlflowException):  # they are tried again below, when the rest is noted
@@ -142,9 +135,9 @@ def one_at_a_time(database: Path) -> Iterator[None]:
 
 def _find_or_create_run(
     client: MlflowClient, experiment_id: str, folder: Path, record: dict[str, Any], known: str | None
-) -> Run:
+) -> MlflowRun:
     """The MLflow run of a record; known: its id, when it has been there before."""
-    with exclusive(folder / RUN_LOCK):  # the sender of a child may be here for its parent
+    with exclusive(RecordFolder(folder).mlflow_lock):  # the sender of a child may be here for its parent
         found = client.search_runs(
             [experiment_id],
             f"tags.`{ID_TAG}` = '{record['id']}'",
@@ -162,7 +155,7 @@ def _find_or_create_run(
         )
 
 
-def _send_description(client: MlflowClient, run: Run, record: dict[str, Any]) -> None:
+def _send_description(client: MlflowClient, run: MlflowRun, record: dict[str, Any]) -> None:
     """Parameters that are not there yet (MLflow lets none change), and the tags that differ."""
     params = {_allowed(key): value for key, value in record["params"].items()}
     tags = {KEY_TAG: record["run_key"], **{_allowed(key): value for key, value in record["tags"].items()}}
@@ -174,18 +167,18 @@ def _send_description(client: MlflowClient, run: Run, record: dict[str, Any]) ->
     )
 
 
-def _send_data(client: MlflowClient, run: Run, record: dict[str, Any]) -> None:
+def _send_data(client: MlflowClient, run: MlflowRun, record: dict[str, Any]) -> None:
     """The data set as an input of the run: its name, and as its digest the checksum of the training images."""
     environments = record.get("environments") or []
     digest = environments[-1].get("data", {}).get("train") if environments else None
     name = record["params"].get("dataset")
-    if digest and name and not run.inputs.dataset_inputs:
+    if digest and name and not (run.inputs and run.inputs.dataset_inputs):
         images = Dataset(name, digest, source_type="mcl_lab", source=json.dumps({"data": name}))
         context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
         client.log_inputs(run.info.run_id, datasets=[DatasetInput(images, tags=[context])])
 
 
-def _send_parent(client: MlflowClient, experiment_id: str, run: Run, record: dict[str, Any]) -> None:
+def _send_parent(client: MlflowClient, experiment_id: str, run: MlflowRun, record: dict[str, Any]) -> None:
     """Make the run a child of its sweep's, which is made when its own sender has not come to it yet."""
     parent = record["parent"] and read_record(record["parent"])
     if parent is None or (parent["uri"], parent["experiment"]) != (record["uri"], record["experiment"]):
@@ -200,7 +193,7 @@ def _send_parent(client: MlflowClient, experiment_id: str, run: Run, record: dic
         )
 
 
-def _send_epochs(client: MlflowClient, run: Run, folder: Path, *, after: int) -> Iterator[int]:
+def _send_epochs(client: MlflowClient, run: MlflowRun, folder: Path, *, after: int) -> Iterator[int]:
     """Send the epochs `after` that one and yield each that is there; MLflow's step is the epoch."""
     for epoch in read_epochs(folder):
         if epoch["epoch"] > after:
@@ -208,12 +201,12 @@ def _send_epochs(client: MlflowClient, run: Run, folder: Path, *, after: int) ->
             yield epoch["epoch"]
 
 
-def _send_epoch(client: MlflowClient, run: Run, epoch: dict[str, Any]) -> None:
+def _send_epoch(client: MlflowClient, run: MlflowRun, epoch: dict[str, Any]) -> None:
     _log_metrics(client, run, epoch["metrics"], time_ms=epoch["time_ms"], step=epoch["epoch"])
 
 
 def _send_samples(
-    client: MlflowClient, run: Run, folder: Path, delivery: dict[str, Any], *, seconds: float = float("inf")
+    client: MlflowClient, run: MlflowRun, folder: Path, delivery: dict[str, Any], *, seconds: float = float("inf")
 ) -> None:
     """Send the samples of the machine that are not there yet, and remember how far that came in about so many seconds."""
 
@@ -223,23 +216,23 @@ def _send_samples(
     carry_samples(send, folder, delivery, seconds)
 
 
-def _send_final_figures(client: MlflowClient, run: Run, folder: Path, status: dict[str, Any]) -> dict[str, float]:
-    figures = (read_json(folder / "result.json") or {}).get("final", {})
+def _send_final_metrics(client: MlflowClient, run: MlflowRun, folder: Path, status: dict[str, Any]) -> dict[str, float]:
+    metrics = (read_result(folder) or {}).get("final", {})
     epochs = read_epochs(folder)
-    # The last epoch's time, not the end's: a finished run that is looked at again must not log its figures again.
+    # The last epoch's time, not the end's: a finished run that is looked at again must not log its metrics again.
     time_ms, step = (epochs[-1]["time_ms"], epochs[-1]["epoch"]) if epochs else (status["ended_ms"], 0)
-    _log_metrics(client, run, figures, time_ms=time_ms, step=step)
-    return figures
+    _log_metrics(client, run, metrics, time_ms=time_ms, step=step)
+    return metrics
 
 
 def _check_taken(
-    client: MlflowClient, run: Run, folder: Path, record: dict[str, Any], status: str, figures: dict[str, float]
+    client: MlflowClient, run: MlflowRun, folder: Path, record: dict[str, Any], status: str, final: dict[str, float]
 ) -> None:
     """Read back what the store has of a run that has ended, and send again the epochs that it has not. Raises RuntimeError
     when something is missing: what lies between, a proxy or a sign-in page, may answer for the server, and a database may
     be an older copy."""
     stored = client.get_run(run.info.run_id)
-    wanted = {KEY_TAG, *map(_allowed, record["tags"]), *map(_allowed, record["params"]), *map(_allowed, figures)}
+    wanted = {KEY_TAG, *map(_allowed, record["tags"]), *map(_allowed, record["params"]), *map(_allowed, final)}
     missing = wanted - stored.data.tags.keys() - stored.data.params.keys() - stored.data.metrics.keys()
     if stored.info.status != status or missing:
         raise RuntimeError("what was sent is not in the store, though something answered as if it were")
@@ -250,7 +243,7 @@ def _check_taken(
         raise RuntimeError(f"{len(lost)} epochs were not in the store, though something answered as if they were")
 
 
-def _lost_epochs(client: MlflowClient, run: Run, folder: Path) -> Iterator[dict[str, Any]]:
+def _lost_epochs(client: MlflowClient, run: MlflowRun, folder: Path) -> Iterator[dict[str, Any]]:
     """Epochs that the store has not, by the history of one metric: an epoch is one request, taken whole or not at all."""
     by_metric: dict[str, list[dict[str, Any]]] = {}
     for epoch in read_epochs(folder):
@@ -262,20 +255,22 @@ def _lost_epochs(client: MlflowClient, run: Run, folder: Path) -> Iterator[dict[
         yield from (epoch for epoch in epochs if epoch["epoch"] not in there)
 
 
-def _log_metrics(client: MlflowClient, run: Run, metrics: dict[str, float | None], *, time_ms: int, step: int) -> None:
+def _log_metrics(
+    client: MlflowClient, run: MlflowRun, metrics: dict[str, float | None], *, time_ms: int, step: int
+) -> None:
     points = [Metric(_allowed(name), value, time_ms, step) for name, value in metrics.items() if value is not None]
     client.log_batch(run.info.run_id, metrics=points, synchronous=True)
 
 
-def _reopen(client: MlflowClient, run: Run, state: str) -> None:
+def _reopen(client: MlflowClient, run: MlflowRun, state: str) -> None:
     if run.info.status != "RUNNING":
         client.update_run(run.info.run_id, status="RUNNING")
     if run.data.tags.get(STATE_TAG, "running") != state:  # a new run has no such tag
         client.set_tag(run.info.run_id, STATE_TAG, state)
 
 
-def _send_end(client: MlflowClient, run: Run, folder: Path, status: dict[str, Any] | None, state: str) -> None:
-    if state == "vanished":
+def _send_end(client: MlflowClient, run: MlflowRun, folder: Path, status: dict[str, Any] | None, state: str) -> None:
+    if status is None or state == "vanished":
         process = f"process {status['pid']} on {status['host']}" if status else "its process"
         message, ended_ms = f"{process} ended without a word", _last_sign_of_life(folder)
     else:
@@ -286,12 +281,13 @@ def _send_end(client: MlflowClient, run: Run, folder: Path, status: dict[str, An
 
 def _last_sign_of_life(folder: Path) -> int:
     """When a file that the training process writes last changed; its lock's heartbeat is the finest clock of them."""
-    files = (folder / name for name in (RECORD, STATUS, METRICS, LOCK, "run.log"))
+    run = RunFolder(folder)
+    files = (run.record, run.status, run.epochs, run.lock, run.log)
     return int(1000 * max(file.stat().st_mtime for file in files if file.exists()))
 
 
-def _send_artifacts(client: MlflowClient, run: Run, folder: Path) -> list[str]:
-    present = [path.name for pattern in ARTIFACTS for path in sorted(folder.glob(pattern))]
+def _send_artifacts(client: MlflowClient, run: MlflowRun, folder: Path) -> list[str]:
+    present = [path.name for place in ARTIFACTS for path in sorted(folder.glob(place.name))]
     for name in present:
         client.log_artifact(run.info.run_id, str(folder / name))
     return present

@@ -14,11 +14,11 @@ import pytest
 
 from mcl_lab.errors import RunFailed
 from mcl_lab.host.processes import this_host
-from mcl_lab.launch.ledger import Run
+from mcl_lab.launch.ledger_run import LedgerRun
+from mcl_lab.launch.standing import observe
 from mcl_lab.runs.journal import Journal, read_epochs
 from mcl_lab.runs.lock import RunLock, is_held
 from mcl_lab.runs.records import RunFolders
-from mcl_lab.sweeping.standings import observe
 from mcl_lab.tasks.sync import sync
 from mcl_lab.tracking.delivery import delivery_error, is_delivered, ui_hint, wait_delivered
 from mcl_lab.tracking.sender import follow
@@ -127,7 +127,7 @@ def test_a_damaged_file_costs_its_run_a_line_and_is_mended_when_the_run_goes_on(
     # Nobody else trips over it either.
     assert {run.name for run in RunFolders(tmp_path).runs()} >= {"good"}
     RunFolders(tmp_path).epochs(str(journal.folder), lambda _: True)
-    observe(Run(str(journal.folder), "", "", "", "", seed=0, epochs=3, uses_gpu=False, log=""))
+    observe(LedgerRun(str(journal.folder), "", "", "", "", seed=0, epochs=3, uses_gpu=False, log=""))
     wait_delivered(journal.folder, 0), ui_hint(journal.folder), delivery_error(journal.folder)
     assert not is_held(journal.folder)
 

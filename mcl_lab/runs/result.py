@@ -1,13 +1,25 @@
-"""A run's final figures, from its epoch records: what counts as the result, each under its own name.
+"""What a run came to: its final metrics, from its epoch records, each under its own name, and the file that they are in.
 
-The headline is `own_head_last_epoch`. A figure that is chosen by the test images is optimistic: the best epoch unless images
+The headline is `own_head_last_epoch`. A metric that is chosen by the test images is optimistic: the best epoch unless images
 were held out for validation, and always `best_of_all_heads_and_epochs`, the one that the L-MCL authors' code reports.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mcl_lab.host.files import read_json
+from mcl_lab.runs.layout import RunFolder
+
+HEADLINE = "own_head_last_epoch"
 
 
-def final_figures(records: Sequence[dict], peers: Sequence[str]) -> dict[str, dict[str, float | int]]:
+def read_result(folder: Path | str) -> dict[str, Any] | None:
+    """The result.json of a run folder; None when the run is not finished, or something damaged the file. Raises OSError."""
+    return read_json(RunFolder(folder).result)
+
+
+def final_metrics(records: Sequence[dict], peers: Sequence[str]) -> dict[str, dict[str, float | int]]:
     """For each peer, test accuracies in %:
 
     own_head_last_epoch: the network's own head after the last epoch.
@@ -18,7 +30,7 @@ def final_figures(records: Sequence[dict], peers: Sequence[str]) -> dict[str, di
 
     records: the journal's epochs in order, with `metrics` named `test/<peer>/<head>` and `validation/<peer>/<head>`.
     """
-    figures = {}
+    found = {}
     for peer in peers:
         own = [record["metrics"][f"test/{peer}/own_head"] for record in records]
         chosen_by = [
@@ -27,8 +39,8 @@ def final_figures(records: Sequence[dict], peers: Sequence[str]) -> dict[str, di
         ]
         best = chosen_by.index(max(chosen_by))
         last = records[-1]["metrics"]
-        figures[peer] = {
-            "own_head_last_epoch": own[-1],
+        found[peer] = {
+            HEADLINE: own[-1],
             "own_head_best_epoch": own[best],
             "best_epoch": records[best]["epoch"],
             "best_of_all_heads_and_epochs": max(
@@ -39,5 +51,5 @@ def final_figures(records: Sequence[dict], peers: Sequence[str]) -> dict[str, di
             ),
         }
         if f"test/{peer}/ensemble" in last:
-            figures[peer]["ensemble_last_epoch"] = last[f"test/{peer}/ensemble"]
-    return figures
+            found[peer]["ensemble_last_epoch"] = last[f"test/{peer}/ensemble"]
+    return found
