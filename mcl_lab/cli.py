@@ -213,7 +213,7 @@ def complete(argv: Sequence[str]) -> None:
 def report(error: InputError | RunFailed) -> int:
     """One line on stderr, and for whoever started this program; returns the exit status."""
     kind = "stopped" if isinstance(error, Interrupted) else "error"
-    line = as_one(str(error))
+    line = error_line(str(error))
     print(f"mcl_lab: {kind}: {line}", file=sys.stderr)
     last_words.leave(line)
     return error.status
@@ -222,10 +222,10 @@ def report(error: InputError | RunFailed) -> int:
 def report_defect(*error) -> None:
     """What Python prints of an exception that nobody expected, without the secrets that may be in it."""
     print(without_secrets("".join(traceback.format_exception(*error))), end="", file=sys.stderr)
-    last_words.leave(as_one("".join(traceback.format_exception_only(*error[:2]))))
+    last_words.leave(error_line("".join(traceback.format_exception_only(*error[:2]))))
 
 
-def as_one(text: str) -> str:
+def error_line(text: str) -> str:
     """An error as one line that may be shown, of a very long one the beginning and the end."""
     line = plain_text(without_secrets(" ".join(text.split())))
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"

@@ -12,14 +12,7 @@ from mcl_lab.host.secrets import QUERY
 
 USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 EXAMPLES = "sqlite:///FILE.db, http://HOST:PORT or another MLflow tracking URI"
-STORES = (
-    "postgresql",
-    "mysql",
-    "mssql",
-    "http",
-    "https",
-    "databricks",
-)  # schemes besides SQLite's and those of plugins
+STORES = ("postgresql", "mysql", "mssql", "http", "https", "databricks")  # schemes besides SQLite's and plugins'
 MOUNTS = Path("/proc/self/mountinfo")  # Linux only
 
 # File systems that several machines write to, by Linux's names of them. There the locks that SQLite relies on may be slow,

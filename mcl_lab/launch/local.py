@@ -107,6 +107,10 @@ class _Active(NamedTuple):
     places: list[str | None]
     printed_from: int = 0
 
+    @property
+    def goes_on(self) -> bool:
+        return self.attempt.goes_on if self.child is None else self.child.poll() is None
+
 
 class _Work:
     """The runs still to be brought to an end: those that wait, and those that are under way."""
@@ -145,21 +149,16 @@ class _Work:
     def collect(self) -> None:
         """Note what has ended."""
         for active in list(self.active):
-            run, attempt, child, places, printed_from = active
-            if attempt.goes_on if child is None else child.poll() is None:
+            if active.goes_on:
                 continue
             self.active.remove(active)
-            self.places += places
-            if child is not None:
-                attempt.ended_ms, attempt.exit_status = now_ms(), child.returncode
-                if child.returncode != 0:
-                    printed = last_words.end_of(Path(run.log), printed_from)
-                    attempt.last_words = last_words.why_ended(child.returncode, _words_of(run), printed)
-                self.ledger.try_to_save()
-            state = self.ledger.standing(run).state
+            self.places += active.places
+            if active.child is not None:
+                self._note_end(active, active.child.returncode)
+            state = self.ledger.standing(active.run).state
             # Running: somebody else's process was faster, and ours gave way. One that was left behind is gone on with.
-            if state == "running" or child is None and state in ("waiting", "lost"):
-                self.waiting.append(run)
+            if state == "running" or active.child is None and state in ("waiting", "lost"):
+                self.waiting.append(active.run)
 
     def start_waiting(self) -> None:
         """Give free places to the runs that wait."""
@@ -210,6 +209,13 @@ class _Work:
             attempt = Attempt(**ProcessId.of(child.pid).fields(), gpu=gpu, started_ms=now_ms())
             run.attempts.append(attempt)
             self.active.append(_Active(run, attempt, child, [place], printed_from))
+        self.ledger.try_to_save()
+
+    def _note_end(self, active: _Active, status: int) -> None:
+        active.attempt.ended_ms, active.attempt.exit_status = now_ms(), status
+        if status != 0:
+            printed = last_words.end_of(Path(active.run.log), active.printed_from)
+            active.attempt.last_words = last_words.why_ended(status, _words_of(active.run), printed)
         self.ledger.try_to_save()
 
 

@@ -98,9 +98,8 @@ def _elements(name: str) -> list[str]:
 
 def run_command(command: Sequence[str]) -> subprocess.CompletedProcess | None:
     """A command of SLURM, with what it printed; None when it does not end in time. Raises QueueSilent when it is not here."""
-    own = {
-        name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))
-    }  # which filter
+    # Those variables filter what is told.
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
     try:
         return subprocess.run(
             command,

@@ -17,9 +17,8 @@ _OUT_OF_MEMORY = re.compile(
 )
 # oneDNN, which computes convolutions on CPUs, says this for want of memory and for whatever else it cannot do.
 _PERHAPS_OUT_OF_MEMORY = re.compile(r"could not (create|execute) a (primitive|memory)")
-_LITTLE = (
-    256 * 2**20
-)  # bytes: it asks for half a megabyte, or for a scratchpad of tens; a result may be free again by now
+# Bytes: it asks for half a megabyte, or for a scratchpad of tens; a result may be free again by now.
+_LITTLE = 256 * 2**20
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 

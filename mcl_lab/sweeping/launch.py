@@ -23,7 +23,7 @@ from mcl_lab.runs.failures import in_one_line
 from mcl_lab.runs.folders import make_folder, sweep_folder, write_config
 from mcl_lab.sweeping.record import RUN, adopt, conclude, launching, outcome, states_in
 from mcl_lab.sweeping.submission import submit, try_out
-from mcl_lab.sweeping.sweep import Sweep, by_folder, digest_of_keys, enter, show_end
+from mcl_lab.sweeping.sweep import Sweep, by_run_folder, digest_of_keys, open_ledger, show_end
 from mcl_lab.terminal.sweep import SweepScreen, show_sweep
 from mcl_lab.tracking.system import refuse_missing
 
@@ -44,12 +44,12 @@ def launch(
         stored_uri(configs[0].tracking.uri)  # refuses what MLflow has no store for, and what would be written down
         for config in configs:
             refuse_missing(config.tracking.system)
-    folders = by_folder(configs)
+    by_folder = by_run_folder(configs)
     launcher = _launcher(configs)
     keys = [identity_of(config).run_key for config in configs]
     name = configs[0].sweep or name or f"multirun-{digest_of_keys(keys)[:8]}"
-    folder = sweep_folder(name, Path(os.path.commonpath([folder.parent for folder in folders])))
-    sweep = Sweep(Path(name).name, folder, folders, config_dir, argv)
+    folder = sweep_folder(name, Path(os.path.commonpath([folder.parent for folder in by_folder])))
+    sweep = Sweep(Path(name).name, folder, by_folder, config_dir, argv)
     with in_one_line(sweep.config, folder):
         if isinstance(launcher, LocalLauncher):
             _launch_here(sweep, launcher, screen())
@@ -68,7 +68,7 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
 
     make_folder(sweep.folder)
     with launching(sweep.folder):
-        ledger, runs = enter(sweep)
+        ledger, runs = open_ledger(sweep)
         jobs = [run for run in runs if run.latest and run.latest.job]
         if any(standing.state == "unknown" for _, standing in ledger.standings(jobs)):
             message = "SLURM does not say what became of jobs of this sweep; launch it on a machine of the cluster"
@@ -79,13 +79,7 @@ def _launch_here(sweep: Sweep, launcher: LocalLauncher, console: Console) -> Non
         adoption = adopt(runs, sweep.folder, os.environ | sweep.credentials)
         try:
             with SweepScreen(console, sweep.name, ledger, runs) as show:
-                launcher.launch(
-                    ledger,
-                    runs,
-                    prepare=prepare,
-                    environment=os.environ | sweep.credentials,
-                    show=show,
-                )
+                launcher.launch(ledger, runs, prepare=prepare, environment=os.environ | sweep.credentials, show=show)
         except BaseException as error:
             with suppress(OSError):
                 record.journal.status("interrupted" if isinstance(error, Interrupted) else "failed", str(error))

@@ -22,7 +22,7 @@ from mcl_lab.runs.folders import make_folder
 from mcl_lab.runs.layout import SweepFolder
 from mcl_lab.sweeping.record import adopt, is_launching, launching, outcome, settle, states_in
 from mcl_lab.sweeping.slurm_job import SlurmJob
-from mcl_lab.sweeping.sweep import Sweep, enter, show_end
+from mcl_lab.sweeping.sweep import Sweep, open_ledger, show_end
 from mcl_lab.terminal.sweep import follow, show_submission
 
 LONGEST_WAIT = 10.0  # seconds for a store to be ready before jobs are submitted; runs are recorded in any case
@@ -33,7 +33,7 @@ def submit(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
     require_slurm()
     make_folder(sweep.folder)
     with launching(sweep.folder):
-        ledger, runs = enter(sweep)
+        ledger, runs = open_ledger(sweep)
         record = sweep.begin_record(runs)  # while this process goes on
         adopt(runs, sweep.folder, os.environ | sweep.credentials)
         try:

@@ -72,7 +72,7 @@ class Sweep(NamedTuple):
         return record
 
 
-def enter(sweep: Sweep) -> tuple[Ledger, list[LedgerRun]]:
+def open_ledger(sweep: Sweep) -> tuple[Ledger, list[LedgerRun]]:
     """The sweep's ledger with its runs, and with the jobs that other sweeps beside it have in SLURM's queue for the same."""
     ledger = Ledger(sweep.folder)
     runs = sweep.enter(ledger)
@@ -83,24 +83,24 @@ def enter(sweep: Sweep) -> tuple[Ledger, list[LedgerRun]]:
 
 
 def _share_jobs(ledger: Ledger, runs: Sequence[LedgerRun], other: Ledger) -> None:
-    theirs = {run.folder: (run, run.latest) for run in other.runs if run.latest and run.latest.job}
+    """Note for the runs the jobs that another sweep has in SLURM's queue for them."""
+    theirs = {run.folder: run for run in other.runs if run.latest and run.latest.job}
     for run in runs:
-        shared, job = theirs.get(run.folder, (None, None))
-        if not shared or not job or other.standing(shared).state not in GOING_ON:
-            continue
-        if ledger.standing(run).state not in GOING_ON:
-            job = shared.latest or job  # as its own ledger has it, once that was asked
+        shared = theirs.get(run.folder)
+        if shared and other.standing(shared).state in GOING_ON and ledger.standing(run).state not in GOING_ON:
+            job = shared.attempts[-1]  # only now, as `standing` takes over what the job has noted
             run.attempts.append(dataclasses.replace(job, sweep=job.sweep or str(other.folder.absolute())))
 
 
 def show_end(sweep: Sweep, console: Console, standings: Sequence[tuple[LedgerRun, Standing]]) -> None:
+    """Print how the runs of a sweep have ended, and what comes next."""
     show_sweep(console, sweep.name, standings)
     report = ("report", command_line("task=report", named(sweep.folder)))
     for what, text in [report, *recording(sweep.config, sweep.folder)]:
         console.print(f"{what:<12}  {text}", soft_wrap=True)
 
 
-def by_folder(configs: Sequence[DictConfig]) -> dict[Path, DictConfig]:
+def by_run_folder(configs: Sequence[DictConfig]) -> dict[Path, DictConfig]:
     """The configs by their run folders. Raises InputError when runs share one, or one belongs to another run."""
     by_folder: dict[Path, DictConfig] = {}
     for config in configs:
@@ -139,4 +139,5 @@ def run_of(config: DictConfig, folder: Path, sweep: Path) -> LedgerRun:
 
 
 def digest_of_keys(run_keys: Sequence[str]) -> str:
+    """Of the runs of a sweep, in whatever order. Sweeps that people have are named by it."""
     return hashlib.sha256("".join(sorted(run_keys)).encode()).hexdigest()

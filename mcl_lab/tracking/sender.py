@@ -116,9 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     os.nice(5)  # training comes first
-    with suppress(
-        OSError, ValueError
-    ):  # a server that answers without end must not take the memory that training needs
+    with suppress(OSError, ValueError):
+        # A server that answers without end must not take the memory that training needs.
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
     try:
         return 0 if follow(options.folder, options.pid, system=options.system) else 1

@@ -201,8 +201,7 @@ def _points(line: bytes, step: int) -> list[Point]:
     if not isinstance(sample, dict) or not has_types(sample, _TYPES) or not 0 <= sample["time_ms"] < 2**53:
         return []
     named = {name: value for name, value in sample["metrics"].items() if _NAME.fullmatch(name)}
-    numbers = {
-        name: value for name, value in named.items() if not isinstance(value, bool) and abs(value) < 2**63
-    }  # and no NaN
+    # This leaves out NaN, too.
+    numbers = {name: value for name, value in named.items() if not isinstance(value, bool) and abs(value) < 2**63}
     points = [(name, value, sample["time_ms"], step) for name, value in numbers.items()]
     return points[:MOST_POINTS]
