@@ -6,7 +6,7 @@ from mcl_lab.host.files import read_json, write_atomically, write_json
 from mcl_lab.launch.ledger import FILE_NAME as LEDGER
 from mcl_lab.results import formats
 from mcl_lab.results.report import tables
-from mcl_lab.results.rows import once
+from mcl_lab.results.reported_runs import once
 from mcl_lab.results.runs import HEADLINE
 from mcl_lab.results.selection import read_folders
 from mcl_lab.runs.journal import RECORD, read_record

@@ -53,12 +53,12 @@ class ConsoleProgress:
         with self.bar:
             yield
 
-    def step(self, epoch: int, step: int, figures: dict | None) -> None:
-        """Move the bar: `step` steps are done, of epoch number `epoch` (from 0) the `figures` so far."""
+    def step(self, epoch: int, step: int, metrics: dict | None) -> None:
+        """Move the bar: `step` steps are done, of epoch number `epoch` (from 0) with these `metrics` so far."""
         text = f"epoch {epoch + 1}"
-        if figures:
-            accuracy = " ".join(f"{value:.1f}" for value in figures["accuracy"])
-            text += f"  loss {figures['loss']:.3f}  train {accuracy} %"
+        if metrics:
+            accuracy = " ".join(f"{value:.1f}" for value in metrics["accuracy"])
+            text += f"  loss {metrics['loss']:.3f}  train {accuracy} %"
         self.bar.update(self.task, completed=step, description=text)
 
     def epoch(self, record: dict) -> None:

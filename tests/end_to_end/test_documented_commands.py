@@ -67,7 +67,7 @@ STAGES = [
     f"pair.peers.{peer}.{setting}" for peer in "ab" for setting in ("blocks=[1,1]", "widths=[16,32]")
 ]  # two, not three
 SMALL_BENCHMARK = ["pair=resnet8", *STAGES, "task.repeats=1", "task.events=1", "task.warmup=1", *NOISE]
-EXPECTED = r"mcl_lab: (\d+ runs read from experiment|figures of \d+ rows are in figures, attached) .*\n"  # on stderr
+EXPECTED = r"mcl_lab: (\d+ runs read from experiment|plots of \d+ rows are in plots, attached) .*\n"  # on stderr
 PIP = "pip install -q -c constraints.txt -e "
 # Of all tests, and so this one too.
 BY_CI = ["python -m pytest", "python -m pytest -q -n 2 --dist loadfile", "python -m pytest -m full"]
