@@ -112,31 +112,7 @@ def latex(tables: Tables) -> str:
     lines = [r"% needs \usepackage{booktabs}"]
     for metric, table in _each(tables):
         for section in table.sections:
-            shown = columns(section)
-            texts = 2 if section.methods else 1
-            published = [column for column in shown if column.group == "published"]
-            words = ". ".join([f"{section.title}, {table.title}", caption(metric), *map(_capital, table.remarks)])
-            lines += ["", r"\begin{table}", r"  \centering", f"  \\caption{{{_latex_text(words)}.}}"]
-            lines += [f"  \\begin{{tabular}}{{{'l' * texts}{'r' * len(shown)}}}", r"    \toprule"]
-            if published:
-                ours = rf"\multicolumn{{{len(shown) - len(published)}}}{{c}}{{ours}}"
-                theirs = rf"\multicolumn{{{len(published)}}}{{c}}{{published, CIFAR-100}}"
-                lines.append(f"    {'& ' * texts}{theirs} & {ours} \\\\")
-                last = texts + len(published)
-                lines.append(
-                    rf"    \cmidrule(lr){{{texts + 1}-{last}}} \cmidrule(lr){{{last + 1}-{texts + len(shown)}}}"
-                )
-            heads = ["network", *(["method"] if section.methods else [])]
-            lines.append(f"    {' & '.join([*heads, *(named(column, section) for column in shown)])} \\\\")
-            lines.append(r"    \midrule")
-            lines += [f"    {' & '.join(line)} \\\\" for _, line in cells(table, section, style)]
-            lines += [r"    \bottomrule", r"  \end{tabular}"]
-            marked = sorted({mark for row in section.rows for mark in table.marks(row)})
-            lines += [
-                rf"  \par\smallskip{{\footnotesize $^{{{mark}}}$ {_latex_text(table.notes[mark - 1])}}}"
-                for mark in marked
-            ]
-            lines.append(r"\end{table}")
+            lines += ["", *_latex_table(metric, table, section, style)]
         lines += [f"% {plain_text(words)}" for words in table.missing]
     return "\n".join(lines) + "\n"
 
@@ -162,6 +138,30 @@ def as_csv(tables: Tables) -> str:
                     numbers += [*(line.ours or [None] * 3), line.gain]
                     writer.writerow([*map(plain_text, names), *numbers, plain_text("; ".join(row.notes))])
     return text.getvalue()
+
+
+def _latex_table(metric: str, table: Table, section: Section, style: Style) -> Iterator[str]:
+    """The lines of a section's table environment."""
+    shown = columns(section)
+    texts = 2 if section.methods else 1
+    published = sum(column.group == "published" for column in shown)
+    words = ". ".join([f"{section.title}, {table.title}", caption(metric), *map(_capital, table.remarks)])
+    yield from (r"\begin{table}", r"  \centering", f"  \\caption{{{_latex_text(words)}.}}")
+    yield from (f"  \\begin{{tabular}}{{{'l' * texts}{'r' * len(shown)}}}", r"    \toprule")
+    if published:
+        theirs = rf"\multicolumn{{{published}}}{{c}}{{published, CIFAR-100}}"
+        ours = rf"\multicolumn{{{len(shown) - published}}}{{c}}{{ours}}"
+        yield f"    {'& ' * texts}{theirs} & {ours} \\\\"
+        last = texts + published
+        yield rf"    \cmidrule(lr){{{texts + 1}-{last}}} \cmidrule(lr){{{last + 1}-{texts + len(shown)}}}"
+    heads = ["network", *(["method"] if section.methods else [])]
+    yield f"    {' & '.join([*heads, *(named(column, section) for column in shown)])} \\\\"
+    yield r"    \midrule"
+    yield from (f"    {' & '.join(line)} \\\\" for _, line in cells(table, section, style))
+    yield from (r"    \bottomrule", r"  \end{tabular}")
+    for mark in sorted({mark for row in section.rows for mark in table.marks(row)}):
+        yield rf"  \par\smallskip{{\footnotesize $^{{{mark}}}$ {_latex_text(table.notes[mark - 1])}}}"
+    yield r"\end{table}"
 
 
 def _each(tables: Tables) -> Iterator[tuple[str, Table]]:

@@ -40,14 +40,14 @@ def reproduce(
     run: a run folder, its name, or the id or name of a run in MLflow (`tracking.uri`, `tracking.experiment`). It is left as it
     is: a reproduction has a folder of its own, one for each combination of code, versions and device that it is trained by, and
     goes on there when it was interrupted. Device type and threads are those of the run, unless the command line names others.
-    tolerance: by how many percentage points the final figures may differ.
+    tolerance: by how many percentage points the final metrics may differ.
 
     Raises InputError when `run` is no finished run or the images are not its own, before anything is written, and RunFailed
     when it is not reproduced.
     """
     if config.resume is not None:
         raise InputError("resume", "goes with task=train; an interrupted reproduction goes on by the same command")
-    console = screen() if format == "table" else Console(stderr=True, highlight=False, markup=False)
+    training_console = screen() if format == "table" else Console(stderr=True, highlight=False, markup=False)
     with find_original(config, run) as original:
         again = config_as_it_was(config, original)
         device = use_device(again.trainer)
@@ -60,7 +60,7 @@ def reproduce(
         else:
             tags = {KIND_TAG: "reproduction", "reproduces": original.id}
             with in_one_line(again, folder):
-                prepared = prepare(again, folder, console, tags)
+                prepared = prepare(again, folder, training_console, tags)
                 refuse_other_images(original, prepared.environment["data"])
                 bring_to_end(prepared, again, folder)
         compared = compare(original.folder, folder)
@@ -94,6 +94,7 @@ def judge(compared: Comparison, tolerance: float) -> tuple[str, bool]:
 
 
 def as_json(original: Original, folder: Path, differing: Mapping, compared: Comparison) -> dict[str, Any]:
+    """What a program is told, but for the verdict."""
     return {
         "original": original.name,
         "reproduction": str(folder),

@@ -53,8 +53,8 @@ class ConsoleProgress:
         with self.bar:
             yield
 
-    def step(self, epoch: int, step: int, metrics: dict | None) -> None:
-        """Move the bar: `step` steps are done, of epoch number `epoch` (from 0) with these `metrics` so far."""
+    def step(self, epoch: int, step: int, metrics: Mapping | None) -> None:
+        """Move the bar: `step` steps are done, of epoch number `epoch` (from 0) the means of `metrics` so far."""
         text = f"epoch {epoch + 1}"
         if metrics:
             accuracy = " ".join(f"{value:.1f}" for value in metrics["accuracy"])
