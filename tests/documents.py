@@ -16,6 +16,7 @@ KINDS = {
     "module": r"python -m mcl_lab\.",
     "cluster": r"python tests/slurm/cluster\.py ",
     "server": r"mlflow (server|ui) ",
+    "check": r"(ruff|mypy)\b",
     # They change the machine, or take the net: .ci/run does what they say, from README's own line, before any test.
     "install": r"python3 -m venv |\.venv/bin/pip install |pip install |sudo apt-get install ",
 }

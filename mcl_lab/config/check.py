@@ -22,6 +22,7 @@ from mcl_lab.config.values import check_value
 from mcl_lab.errors import InputError
 
 SEE_ALL = "see all settings with: python run.py --cfg job"
+RENAMED = {"task.figure": "task.metric", "task.figures": "task.plots"}  # settings, by the names they had
 SWEEPER_UNUSED = "is not used: list the values on the command line, or in a sweep file"
 _PEER = "pair.peers.*"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a lone surrogate stands for a byte that is no UTF-8
@@ -201,6 +202,8 @@ def unknown_key(key: str, known: Collection[str]) -> InputError:
     """The error for a key that is not there, with the nearest one that is."""
     if re.fullmatch(r"pair\.peers\.\w+", key):
         return InputError(key, f"there is no such peer; to add one write +network@{key}=OPTION")
+    if RENAMED.get(key) in known:
+        return InputError(key, f"is called {RENAMED[key]} now")
     apart = [name for name in known if not key.startswith(f"{name}.")]
     return InputError(key, "there is no such setting" + (nearest(key, apart) or f"; {SEE_ALL}"))
 

@@ -51,7 +51,7 @@ def load(path: str | PathLike, peer: str | None = None) -> PortableNetwork:
     try:
         if Path(path).suffix in (".json", ".safetensors"):
             return _read_exported(Path(path), peer)
-        trained = read_trained(path)
+        trained = read_trained(Path(path))
         peers = sorted(trained.config.pair.peers)
         if peer is None and len(peers) > 1:
             which = f"has the peers {', '.join(peers)}; say which: peer={peers[0]!r}"
@@ -96,7 +96,7 @@ def card_of(trained: Trained, key: str, image_size: tuple[int, int], files: Mapp
             "seed": run.seed,
             "precision": run.trainer.precision,
         },
-        "figures": _figures(trained, result, key),
+        "figures": _final_metrics(trained, result, key),  # the name that earlier cards gave them
         "trained_in": _trained_in(trained.folder),
     }
 
@@ -147,8 +147,7 @@ def _read_exported(path: Path, peer: str | None) -> PortableNetwork:
         if card is None:
             raise InputError("card", "is missing or damaged")
         name = card.get("weights")
-        plain = isinstance(name, str) and name.isprintable() and Path(name).name == name
-        if not plain or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or not _is_beside(name):
             raise InputError("weights", f"must be the name of a safetensors file beside the card, not {name!r}")
         if peer is not None and peer != card.get("peer"):
             raise InputError("peer", f"is {card.get('peer')!r}, not {peer!r}")
@@ -159,8 +158,13 @@ def _read_exported(path: Path, peer: str | None) -> PortableNetwork:
         raise InputError(str(place), f"cannot read {error.filename}: {error.strerror}") from error
 
 
-def _figures(trained: Trained, result: dict, key: str) -> dict | None:
-    """The final figures of a peer, in % of the test images; None for a state that is not the run's last."""
+def _is_beside(name: str) -> bool:
+    """Whether it can only be a safetensors file in the folder where it is named."""
+    return name.isprintable() and Path(name).name == name and name.endswith(".safetensors")
+
+
+def _final_metrics(trained: Trained, result: dict, key: str) -> dict | None:
+    """The final metrics of a peer, in % of the test images; None for a state that is not the run's last."""
     try:
         if checksum_of_weights(trained.state["parts"]) != result["weights"]:
             return None

@@ -4,7 +4,7 @@ B batch, C classes, N images.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from omegaconf import DictConfig
@@ -25,17 +25,32 @@ BATCH = 256
 TOLERANCE = 1e-3  # of logits, relative to the largest: rounding is a hundredth of it
 
 
-class Subject(NamedTuple):
-    """What the networks are compared on."""
+class ComparisonImages(NamedTuple):
+    """The images that networks are compared on."""
 
     images: ImageSet
     labelled: bool
-    words: str
+    words: str  # what they are
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.images.images.shape[-2:]
+        return height, width
 
 
-def subject_of(trained: Trained, config: DictConfig, count: int | None) -> Subject:
-    """So many test images, or noise. Raises InputError for a data set that the command line names and that cannot be had,
-    or is of other classes."""
+class ComparedFile(TypedDict):
+    """A row of what task=export tells; the names are those of its JSON."""
+
+    file: str | None  # None for the network as it was trained
+    bytes: int | None
+    top1: float | None  # in %; None without labels
+    max_difference: float | None  # of its logits from those of the trained network
+
+
+def comparison_images(trained: Trained, config: DictConfig, count: int | None) -> ComparisonImages:
+    """So many test images, None for all, or noise for 0 and where they cannot be had. Raises InputError for a data set that the
+    command line names and that cannot be had, or is of other classes."""
     if count != 0:
         try:
             data, images = test_images(trained, config)
@@ -47,53 +62,58 @@ def subject_of(trained: Trained, config: DictConfig, count: int | None) -> Subje
             total, count = len(images), min(count or len(images), len(images))
             chosen = images.subset(torch.arange(count) * total // count)
             part = f"{count:,} of {total:,}" if count < total else f"{total:,}"
-            return Subject(chosen, True, f"{part} test images of {data.name}")
+            return ComparisonImages(chosen, True, f"{part} test images of {data.name}")
     side = data_of(trained, config).images.get("size", 32)
     noise = torch.randint(256, (NOISE, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.zeros(NOISE, dtype=torch.int64)
-    return Subject(ImageSet(noise, labels, trained.facts.classes), False, f"{NOISE} images of noise, {side} x {side}")
+    images = ImageSet(noise, torch.zeros(NOISE, dtype=torch.int64), trained.facts.classes)
+    return ComparisonImages(images, False, f"{NOISE} images of noise, {side} x {side}")
 
 
-def compared(expected: Tensor, card: dict, files: Mapping[str, bytes], subject: Subject) -> list[dict]:
-    """A row for the network as it was trained, with logits `expected` (N, C), and for each file of it.
+def trained_logits(trained: Trained, network: PortableNetwork, images: ComparisonImages) -> Tensor:
+    """Logits (N, C) as training and evaluation compute them."""
+    peer = Peer(network.network, branches=False).eval()
+    run = trained.config
+    batches = evaluation_batches(
+        images.images, trained.facts, batch_size=run.data.batch_size, channels_last=run.trainer.channels_last
+    )
+    with torch.inference_mode():
+        return torch.cat([peer(batch)[1][-1] for batch, _ in batches])
+
+
+def compare_files(
+    files: Mapping[str, bytes], card: dict, expected: Tensor, images: ComparisonImages
+) -> list[ComparedFile]:
+    """A row for the network as it was trained, with logits `expected` (N, C), and for each of its files, by name, loaded back.
 
     Raises RunFailed for a file that computes something else.
     """
-    rows = [{"file": None, "bytes": None, "top1": _top1(expected, subject), "max_difference": None}]
+    rows: list[ComparedFile] = [{"file": None, "bytes": None, "top1": _top1(expected, images), "max_difference": None}]
     for name, content in files.items():
-        computing = _loaded_back(name, content, card)
-        row = {"file": name, "bytes": len(content), "top1": None, "max_difference": None}
+        computing = _load_back(name, content, card)
+        row: ComparedFile = {"file": name, "bytes": len(content), "top1": None, "max_difference": None}
         if computing is None:
             say(f"{name} was not run, without onnxruntime: pip install onnxruntime")
         else:
-            logits, difference = refuse_other(name, computing, expected, subject)
-            row |= {"top1": _top1(logits, subject), "max_difference": difference}
+            logits, row["max_difference"] = compare_logits(name, computing, expected, images)
+            row["top1"] = _top1(logits, images)
         rows.append(row)
     return rows
 
 
-def refuse_other(name: str, computing: Computing, expected: Tensor, subject: Subject) -> tuple[Tensor, float]:
-    """The logits (N, C) that something computes, and how much they differ at most. Raises RunFailed when they are others."""
+def compare_logits(name: str, computing: Computing, expected: Tensor, images: ComparisonImages) -> tuple[Tensor, float]:
+    """The logits (N, C) that something called `name` computes, and how much they differ from the expected at most. Raises
+    RunFailed when that is more than rounding."""
     with torch.inference_mode():
-        logits = torch.cat([computing(batch.float() / 255) for batch in subject.images.images.split(BATCH)])
+        logits = torch.cat([computing(batch.float() / 255) for batch in images.images.images.split(BATCH)])
     difference = float((logits - expected).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise RunFailed(f"{name} computes other logits than the network, by {difference:.1e}")
     return logits, difference
 
 
-def as_trained(trained: Trained, network: PortableNetwork, subject: Subject) -> Tensor:
-    """Logits (N, C) as training and evaluation compute them."""
-    peer = Peer(network.network, branches=False).eval()
-    run = trained.config
-    batches = evaluation_batches(
-        subject.images, trained.facts, batch_size=run.data.batch_size, channels_last=run.trainer.channels_last
-    )
-    with torch.inference_mode():
-        return torch.cat([peer(images)[1][-1] for images, _ in batches])
-
-
-def _loaded_back(name: str, content: bytes, card: dict) -> Computing | None:
+def _load_back(name: str, content: bytes, card: dict) -> Computing | None:
+    """What a file computes; None for ONNX without onnxruntime."""
+    computing: Computing | None
     match name.rpartition(".")[2]:
         case "safetensors":
             computing = network_of(card, content)
@@ -104,6 +124,6 @@ def _loaded_back(name: str, content: bytes, card: dict) -> Computing | None:
     return computing and torch.inference_mode()(computing)
 
 
-def _top1(logits: Tensor, subject: Subject) -> float | None:
+def _top1(logits: Tensor, images: ComparisonImages) -> float | None:
     """Accuracy in %; None without labels."""
-    return float(100 * (logits.argmax(-1) == subject.images.labels).double().mean()) if subject.labelled else None
+    return float(100 * (logits.argmax(-1) == images.images.labels).double().mean()) if images.labelled else None

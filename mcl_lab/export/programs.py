@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,15 @@ from torch import Tensor, nn
 from mcl_lab.errors import InputError
 
 Computing = Callable[[Tensor], Tensor]
-NEEDED = {"onnx": ("onnx", "onnxscript"), "pt2": (), "safetensors": ()}  # packages by format, besides the required ones
+Format = Literal["safetensors", "onnx", "pt2"]
+NEEDED: dict[Format, tuple[str, ...]] = {  # packages, besides the required ones
+    "safetensors": (),
+    "onnx": ("onnx", "onnxscript"),
+    "pt2": (),
+}
 
 
-def refuse_missing(formats: Collection[str]) -> None:
+def refuse_missing(formats: Collection[Format]) -> None:
     """Raise InputError("task.formats") when a format needs packages that are not installed."""
     for name in formats:
         if lack := what_lacks(name):
@@ -27,7 +33,7 @@ def refuse_missing(formats: Collection[str]) -> None:
             raise InputError("task.formats", f"{lack}; or without: task.formats=[{others}]")
 
 
-def what_lacks(name: str) -> str:
+def what_lacks(name: Format) -> str:
     """Of packages that a format needs, with the remedy; empty when they are installed."""
     missing = [package for package in NEEDED[name] if importlib.util.find_spec(package) is None]
     return f"{name} needs {' and '.join(missing)}: pip install -c constraints.txt -e '.[export]'" if missing else ""
@@ -62,6 +68,7 @@ def onnx_of(program: torch.export.ExportedProgram) -> bytes:
             dynamic_shapes=({0: "batch"},),
             verbose=False,
         )
+        assert made is not None  # as dynamo=True promises
         return made.model_proto.SerializeToString()
 
 

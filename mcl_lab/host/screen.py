@@ -48,9 +48,15 @@ class _Trimmed:
         return getattr(self._file, name)
 
 
-def table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """An empty table with columns of names, then of numbers, which are aligned right; nothing in it is folded."""
+def table(title: str | None, names: Sequence[str], numbers: Sequence[str], *, narrow: bool = False) -> Table:
+    """An empty table with columns of names, then of numbers, which are aligned right; nothing in it is folded.
+
+    narrow: without an edge, and with one blank between columns.
+    """
     made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    if narrow:
+        made.show_edge = made.pad_edge = False
+        made.padding = (0, 1, 0, 0)
     for name in names:
         made.add_column(name, no_wrap=True)
     for name in numbers:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from mcl_lab.host.text import plain_text
 from mcl_lab.results.report import Line, Row, Section, Table
-from mcl_lab.results.rows import Sample
+from mcl_lab.results.reported_runs import Sample
 
-Tables = Mapping[str, Sequence[Table]]  # by the figure they show
+Tables = Mapping[str, Sequence[Table]]  # by the metric they show
 
-FIGURES = {
+METRICS = {
     "own_head_last_epoch": "own head, last epoch",
     "own_head_best_epoch": "own head, best epoch",
     "best_of_all_heads_and_epochs": "best of all heads and epochs",
@@ -44,7 +44,7 @@ class Column(NamedTuple):
 
 
 def columns(section: Section, *, without: Sequence[str] = ()) -> list[Column]:
-    """The columns of a section's table after that of the networks; those of published figures when it has any."""
+    """The columns of a section's table after that of the networks; those of published numbers when it has any."""
     published = any(line.published for row in section.rows for line in row.lines)
     made = [
         Column("baseline", "published", lambda line, style: _two_digits(line.published and line.published.baseline, style)),
@@ -72,17 +72,17 @@ def cells(table: Table, section: Section, style: Style, **options: Sequence[str]
             yield row, [network + marks, *method, *values]
 
 
-def caption(figure: str) -> str:
+def caption(metric: str) -> str:
     """What the numbers are."""
-    return f"Test accuracy (%), {FIGURES[figure]}, mean ± std (n seeds)"
+    return f"Test accuracy (%), {METRICS[metric]}, mean ± std (n seeds)"
 
 
 def markdown(tables: Tables) -> str:
     """Headings, pipe tables, and the notes as numbered lists."""
     style = Style(_markdown_text, marks=lambda marks: f"<sup>{','.join(map(str, marks))}</sup>")
     lines = []
-    for figure, table in _each(tables):
-        lines += [f"### {_markdown_text(table.title)}", "", f"{caption(figure)}.", ""]
+    for metric, table in _each(tables):
+        lines += [f"### {_markdown_text(table.title)}", "", f"{caption(metric)}.", ""]
         for remark in table.remarks:
             lines += [f"{_capital(_markdown_text(remark))}.", ""]
         for section in table.sections:
@@ -110,37 +110,14 @@ def latex(tables: Tables) -> str:
         also=r"\& ",
     )
     lines = [r"% needs \usepackage{booktabs}"]
-    for figure, table in _each(tables):
+    for metric, table in _each(tables):
         for section in table.sections:
-            shown = columns(section)
-            texts = 2 if section.methods else 1
-            published = [column for column in shown if column.group == "published"]
-            words = ". ".join([f"{section.title}, {table.title}", caption(figure), *map(_capital, table.remarks)])
-            lines += ["", r"\begin{table}", r"  \centering", f"  \\caption{{{_latex_text(words)}.}}"]
-            lines += [f"  \\begin{{tabular}}{{{'l' * texts}{'r' * len(shown)}}}", r"    \toprule"]
-            if published:
-                ours = rf"\multicolumn{{{len(shown) - len(published)}}}{{c}}{{ours}}"
-                theirs = rf"\multicolumn{{{len(published)}}}{{c}}{{published, CIFAR-100}}"
-                lines.append(f"    {'& ' * texts}{theirs} & {ours} \\\\")
-                last = texts + len(published)
-                lines.append(
-                    rf"    \cmidrule(lr){{{texts + 1}-{last}}} \cmidrule(lr){{{last + 1}-{texts + len(shown)}}}"
-                )
-            heads = ["network", *(["method"] if section.methods else [])]
-            lines.append(f"    {' & '.join([*heads, *(named(column, section) for column in shown)])} \\\\")
-            lines.append(r"    \midrule")
-            lines += [f"    {' & '.join(line)} \\\\" for _, line in cells(table, section, style)]
-            lines += [r"    \bottomrule", r"  \end{tabular}"]
-            marked = sorted({mark for row in section.rows for mark in table.marks(row)})
-            lines += [
-                rf"  \par\smallskip{{\footnotesize $^{{{mark}}}$ {_latex_text(table.notes[mark - 1])}}}"
-                for mark in marked
-            ]
-            lines.append(r"\end{table}")
+            lines += ["", *_latex_table(metric, table, section, style)]
         lines += [f"% {plain_text(words)}" for words in table.missing]
     return "\n".join(lines) + "\n"
 
 
+# The third column, the metric, keeps the name by which other programs read it.
 CSV_FIELDS = [
     "dataset", "recipe", "figure", "section", "pair", "network", "method",
     "published_baseline", "published", "baseline_mean", "baseline_std", "baseline_n", "mean", "std", "n", "gain", "notes",
@@ -152,21 +129,45 @@ def as_csv(tables: Tables) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
-    for figure, table in _each(tables):
+    for metric, table in _each(tables):
         for section in table.sections:
             for row in section.rows:
                 for line in row.lines:
-                    names = [table.dataset, table.title, figure, section.title, row.pair, line.network, row.method]
+                    names = [table.dataset, table.title, metric, section.title, row.pair, line.network, row.method]
                     numbers = [*(line.published or (None, None)), *(line.baseline or [None] * 3)]
                     numbers += [*(line.ours or [None] * 3), line.gain]
                     writer.writerow([*map(plain_text, names), *numbers, plain_text("; ".join(row.notes))])
     return text.getvalue()
 
 
+def _latex_table(metric: str, table: Table, section: Section, style: Style) -> Iterator[str]:
+    """The lines of a section's table environment."""
+    shown = columns(section)
+    texts = 2 if section.methods else 1
+    published = sum(column.group == "published" for column in shown)
+    words = ". ".join([f"{section.title}, {table.title}", caption(metric), *map(_capital, table.remarks)])
+    yield from (r"\begin{table}", r"  \centering", f"  \\caption{{{_latex_text(words)}.}}")
+    yield from (f"  \\begin{{tabular}}{{{'l' * texts}{'r' * len(shown)}}}", r"    \toprule")
+    if published:
+        theirs = rf"\multicolumn{{{published}}}{{c}}{{published, CIFAR-100}}"
+        ours = rf"\multicolumn{{{len(shown) - published}}}{{c}}{{ours}}"
+        yield f"    {'& ' * texts}{theirs} & {ours} \\\\"
+        last = texts + published
+        yield rf"    \cmidrule(lr){{{texts + 1}-{last}}} \cmidrule(lr){{{last + 1}-{texts + len(shown)}}}"
+    heads = ["network", *(["method"] if section.methods else [])]
+    yield f"    {' & '.join([*heads, *(named(column, section) for column in shown)])} \\\\"
+    yield r"    \midrule"
+    yield from (f"    {' & '.join(line)} \\\\" for _, line in cells(table, section, style))
+    yield from (r"    \bottomrule", r"  \end{tabular}")
+    for mark in sorted({mark for row in section.rows for mark in table.marks(row)}):
+        yield rf"  \par\smallskip{{\footnotesize $^{{{mark}}}$ {_latex_text(table.notes[mark - 1])}}}"
+    yield r"\end{table}"
+
+
 def _each(tables: Tables) -> Iterator[tuple[str, Table]]:
-    for figure, of_figure in tables.items():
-        for table in of_figure:
-            yield figure, table
+    for metric, of_metric in tables.items():
+        for table in of_metric:
+            yield metric, table
 
 
 def named(column: Column, section: Section) -> str:

@@ -5,27 +5,27 @@ from collections.abc import Mapping, Sequence
 
 from mcl_lab.results.published import is_paper_data
 from mcl_lab.results.recipes import apart_from_paper
-from mcl_lab.results.rows import Run
+from mcl_lab.results.reported_runs import ReportedRun
 
 MESSAGE = 80  # characters of a failed run's last words
 THEN = " then "  # between the commits of a run that other code went on with
 
 
-def remarks(run: Run, figure: str, *, published: bool) -> list[str]:
-    """What is to be known before a column is compared with another; `published`: whether there are published figures."""
+def remarks(run: ReportedRun, metric: str, *, published: bool) -> list[str]:
+    """What is to be known before a column is compared with another; `published`: whether there are published accuracies."""
     found = []
     if published and not is_paper_data(run.recipe):
-        found.append(f"published figures are of CIFAR-100, ours of {run.dataset}: compare the gains")
+        found.append(f"published numbers are of CIFAR-100, ours of {run.dataset}: compare the gains")
     if published and (different := apart_from_paper(run.recipe)):
         found.append(f"not the paper's recipe: {'; '.join(different)}")
-    if published and figure != "best_of_all_heads_and_epochs":
-        found.append("published figures are the best of all heads and epochs, ours are not")
-    if figure == "ensemble_last_epoch":
+    if published and metric != "best_of_all_heads_and_epochs":
+        found.append("published numbers are the best of all heads and epochs, ours are not")
+    if metric == "ensemble_last_epoch":
         found.append("a baseline has no ensemble: its own head stands beside ours")
     return found
 
 
-def notes_of(runs: Sequence[Run], beside: Mapping[str, Sequence[Run]]) -> list[str]:
+def notes_of(runs: Sequence[ReportedRun], beside: Mapping[str, Sequence[ReportedRun]]) -> list[str]:
     """What is to be known of a row: which runs are not finished, and whether the others come from the same code."""
     all_beside = list({run.run_key: run for found in beside.values() for run in found}.values())
     notes = [
@@ -36,18 +36,18 @@ def notes_of(runs: Sequence[Run], beside: Mapping[str, Sequence[Run]]) -> list[s
     return list(dict.fromkeys([*notes, *_code(runs, all_beside)]))
 
 
-def progress(run: Run, of: str) -> str:
+def progress(run: ReportedRun, of: str) -> str:
     """How many of its epochs an unfinished run has done: `120 of 300`."""
     return f"{run.epochs}{of}{run.recipe.get('trainer.epochs')}"
 
 
-def _standing(run: Run) -> str:
+def _standing(run: ReportedRun) -> str:
     """`running, epoch 120 of 300`, and of a failed run why."""
     words = f"{run.state}, epoch {progress(run, ' of ')}"
     return words + (f": {run.message[:MESSAGE]}" if run.state == "failed" and run.message else "")
 
 
-def _code(runs: Sequence[Run], beside: Sequence[Run]) -> list[str]:
+def _code(runs: Sequence[ReportedRun], beside: Sequence[ReportedRun]) -> list[str]:
     """A note when the finished runs of a row do not all come from one commit and nothing else."""
     seeds: dict[str, dict[str, list[int]]] = {}
     for word, part in (("seed", runs), ("baseline seed", beside)):

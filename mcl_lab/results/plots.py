@@ -1,4 +1,4 @@
-"""Figures of a row's training: accuracy by epoch, terms of the loss, layer-matching weights. E epochs, S_i heads of peer i.
+"""Pictures of curves, each a Figure of matplotlib: accuracy by epoch, terms of the loss, layer-matching weights.
 
 Seeds are drawn as their mean, with a band from the least to the greatest. Colours are Okabe and Ito's, told apart by colour-blind
 readers too, and lines of one panel differ by dash as well.
@@ -7,7 +7,6 @@ readers too, and lines of one panel differ by dash as well.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -18,11 +17,13 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from mcl_lab.results.curves import BaselineCurve, Curve, LayerWeights
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)))
 GREY = "#555555"
 FONT = 9  # points
-WIDTH, HEIGHT = 7.0, 3.8  # of a figure with one panel, in inches
+WIDTH, HEIGHT = 7.0, 3.8  # of a plot with one panel, in inches
 MARGIN = 0.15  # of a text, in inches
 LINE = 0.16  # of text, in inches
 CELL = 0.42  # of a heat map, in inches
@@ -36,51 +37,22 @@ matplotlib.rcParams |= {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "svg.hashsalt": "mcl_lab",  # equal figures make equal files
+    "svg.hashsalt": "mcl_lab",  # equal plots make equal files
 }
 
 
-class Curve(NamedTuple):
-    """One quantity by epoch, of several seeds."""
-
-    label: str
-    epochs: Sequence[int]  # (E,)
-    values: np.ndarray  # (seeds, E), NaN where nothing was recorded
-
-    @property
-    def mean(self) -> np.ndarray:
-        return self.values.mean(axis=0)
-
-
-class Baseline(NamedTuple):
-    """The curve that others are compared with: in the colour of one of them, `like`, or in grey."""
-
-    curve: Curve
-    like: int | None
-
-
-class LayerWeights(NamedTuple):
-    """The mean layer-matching weights between the heads of two peers."""
-
-    rows: str  # the peer whose heads are the rows
-    columns: str
-    row_heads: Sequence[str]
-    column_heads: Sequence[str]
-    values: np.ndarray  # (E, S_i, S_j)
-
-
-def accuracy_figure(title: str, curves: Sequence[Curve], baselines: Sequence[Baseline] = ()) -> Figure:
+def accuracy_plot(title: str, curves: Sequence[Curve], baselines: Sequence[BaselineCurve] = ()) -> Figure:
     """Test accuracies (%) of the own heads by epoch, baselines dashed; the legend tells the last epoch's."""
     figure, axes = _panel(title, "test accuracy (%)")
     lines = [_draw(axes, curve, _colour(place), "-") for place, curve in enumerate(curves)]
     lines += [_draw(axes, curve, GREY if like is None else _colour(like), "--") for curve, like in baselines]
     labels = [f"{curve.label}: {curve.mean[-1]:.2f}" for curve in [*curves, *(curve for curve, _ in baselines)]]
     axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
-    _legend(axes, lines, labels, "after the last epoch (%)")
+    _legend(figure, axes, lines, labels, "after the last epoch (%)")
     return figure
 
 
-def loss_figure(title: str, terms: Sequence[Curve], total: Curve) -> Figure:
+def loss_plot(title: str, terms: Sequence[Curve], total: Curve) -> Figure:
     """The weighted terms of the loss by epoch, and their sum; the legend is in the order of the last epoch."""
     figure, axes = _panel(title, "weighted term of the loss")
     drawn = [
@@ -95,11 +67,11 @@ def loss_figure(title: str, terms: Sequence[Curve], total: Curve) -> Figure:
     else:
         axes.set_ylim(bottom=min(0, np.nanmin(values)))
     drawn.sort(key=lambda pair: -np.nan_to_num(pair[0].mean[-1]))
-    _legend(axes, [line for _, line in drawn], [curve.label for curve, _ in drawn], None)
+    _legend(figure, axes, [line for _, line in drawn], [curve.label for curve, _ in drawn], None)
     return figure
 
 
-def layer_weights_figure(title: str, epochs: Sequence[int], pairs: Sequence[LayerWeights]) -> Figure:
+def layer_weights_plot(title: str, epochs: Sequence[int], pairs: Sequence[LayerWeights]) -> Figure:
     """Heat maps, head by head, at epochs spread over the training; a line of them for each two peers, one scale for all."""
     shown = sorted({round(place) for place in np.linspace(0, len(epochs) - 1, min(PANELS, len(epochs)))})
     values = np.concatenate([pair.values[shown].ravel() for pair in pairs])
@@ -110,7 +82,7 @@ def layer_weights_figure(title: str, epochs: Sequence[int], pairs: Sequence[Laye
     words = _wrapped(title, width)
     figure = Figure(figsize=(width, sum(heights) + LINE * (1 + words.count("\n"))), layout="constrained")
     figure.suptitle(words, x=0.01, ha="left")
-    lines = np.atleast_1d(figure.subfigures(len(pairs), 1, height_ratios=heights, squeeze=True))
+    lines = figure.subfigures(len(pairs), 1, height_ratios=heights, squeeze=False)[:, 0]
     for pair, line in zip(pairs, lines, strict=True):
         maps = line.subplots(1, len(shown), squeeze=False)[0]
         for place, axes in zip(shown, maps, strict=True):
@@ -160,11 +132,11 @@ def _draw(axes: Axes, curve: Curve, colour: str, style: object, width: float = 1
     return line
 
 
-def _legend(axes: Axes, lines: Sequence[Line2D], labels: Sequence[str], title: str | None) -> None:
+def _legend(figure: Figure, axes: Axes, lines: Sequence[Line2D], labels: Sequence[str], title: str | None) -> None:
     """Beside the panel, where it hides nothing; the figure grows with it."""
     texts = [_wrapped(label, WIDTH / 3) for label in labels]
     needed = 1.0 + sum(0.08 + LINE * (1 + text.count("\n")) for text in texts)
-    axes.figure.set_size_inches(WIDTH, max(HEIGHT, needed))
+    figure.set_size_inches(WIDTH, max(HEIGHT, needed))
     axes.legend(lines, texts, title=title, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
 
 
@@ -172,8 +144,9 @@ def _write_values(axes: Axes, values: np.ndarray, image: AxesImage) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(length=0)
+    shades = np.asarray(image.norm(values))  # from 0 to 1
     for (row, column), value in np.ndenumerate(values):
-        colour = "white" if image.norm(value) < 0.5 else "black"
+        colour = "white" if shades[row, column] < 0.5 else "black"
         text = "" if np.isnan(value) else f"{value:.2f}".removeprefix("0")
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=FONT - 1)
 
@@ -200,7 +173,7 @@ def _wrapped(text: str, inches: float, most: int = 3) -> str:
 
 
 def _inches(text: str) -> float:
-    """The length of a line in the figures' font, at most: on the screen letters are rounded to whole dots."""
+    """The length of a line in the plots' font, at most: on the screen letters are rounded to whole dots."""
     font = get_font(findfont("DejaVu Sans"))
     font.set_size(FONT, 720)
     font.set_text(text.rstrip())

@@ -19,7 +19,7 @@ class PublishedRow(NamedTuple):
     """A row of the L-MCL tables."""
 
     networks: tuple[str, ...]  # one of a homogeneous pair, two of a heterogeneous one; names of conf/network
-    figures: tuple[Published, ...]  # of each
+    accuracies: tuple[Published, ...]  # of each
 
 
 TITLES = {
@@ -86,7 +86,7 @@ class Method(NamedTuple):
     title: str
     loss: str | None  # the option of conf/loss, None when there is none
     peers: int | None
-    figures: Published
+    accuracies: Published
 
 
 METHODS = (

@@ -18,8 +18,9 @@ def describe(dataset: str, recipe: Recipe) -> str:
     ]
     if recipe.get("trainer.max_steps") is not None:
         words.insert(2, f"at most {recipe['trainer.max_steps']} steps")
-    if recipe.get("data.validation"):
-        words.append(f"{100 * recipe['data.validation']:g} % of the training images held out")
+    validation = recipe.get("data.validation")
+    if isinstance(validation, int | float) and validation:
+        words.append(f"{100 * validation:g} % of the training images held out")
     if recipe.get("data.images.limit") is not None:
         words.insert(1, f"at most {recipe['data.images.limit']} training images a class")
     return ", ".join(words)

@@ -20,11 +20,21 @@ from mcl_lab.results.published import (
     title,
 )
 from mcl_lab.results.recipes import apart_from_paper, describe, told_apart
-from mcl_lab.results.rows import Run, Sample, baselines, label_of, method_of, name_of, networks_of, of_network, sample
+from mcl_lab.results.reported_runs import (
+    ReportedRun,
+    Sample,
+    baselines,
+    label_of,
+    method_of,
+    name_of,
+    networks_of,
+    sample,
+    values_of,
+)
 
 Missing = Literal["note", "rows", "none"]
 METHOD = "lmcl"  # the loss of the published tables
-BASELINE_FIGURE = {"ensemble_last_epoch": "own_head_last_epoch"}  # a baseline has no ensemble
+BASELINE_METRIC = {"ensemble_last_epoch": "own_head_last_epoch"}  # a baseline has no ensemble
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,8 @@ class Row:
     method: str
     lines: Sequence[Line]
     notes: Sequence[str] = ()
-    runs: Sequence[Run] = ()  # of all seeds, finished or not
-    baselines: Mapping[str, Sequence[Run]] = field(default_factory=dict)  # by the key of a line's first peer
+    runs: Sequence[ReportedRun] = ()  # of all seeds, finished or not
+    baselines: Mapping[str, Sequence[ReportedRun]] = field(default_factory=dict)  # by the key of a line's first peer
 
 
 @dataclass(frozen=True)
@@ -88,19 +98,21 @@ class Table:
 class Scope(NamedTuple):
     """What the rows of one recipe are made from."""
 
-    runs: Sequence[Run]  # that the report is about
-    everything: Sequence[Run]  # where baselines are looked for that are not among them
-    figure: str  # which of a run's final figures
+    runs: Sequence[ReportedRun]  # that the report is about
+    everything: Sequence[ReportedRun]  # where baselines are looked for that are not among them
+    metric: str  # which of a run's final metrics
 
     @property
-    def baseline_figure(self) -> str:
-        return BASELINE_FIGURE.get(self.figure, self.figure)
+    def baseline_metric(self) -> str:
+        return BASELINE_METRIC.get(self.metric, self.metric)
 
 
-def tables(chosen: Sequence[Run], everything: Sequence[Run], figure: str, missing: Missing = "note") -> list[Table]:
+def tables(
+    chosen: Sequence[ReportedRun], everything: Sequence[ReportedRun], metric: str, missing: Missing = "note"
+) -> list[Table]:
     """A table for each recipe among the chosen runs, those of CIFAR-100 and nearest to the paper first.
 
-    everything: where baselines are looked for that are not among the chosen. figure: which of a run's final figures.
+    everything: where baselines are looked for that are not among the chosen. metric: which of a run's final metrics.
     missing: published rows of which there is no run, and baselines, are named in the table's `missing`, or not (none); with
     rows the published rows are there too, empty.
     """
@@ -109,12 +121,12 @@ def tables(chosen: Sequence[Run], everything: Sequence[Run], figure: str, missin
     made = []
     for recipe in recipes:
         own = sorted((run for run in chosen if run.recipe_key == recipe.recipe_key), key=lambda run: run.seed)
-        made.append(replace(_table(Scope(own, everything, figure), missing), title=_title(recipe, recipes)))
+        made.append(replace(_table(Scope(own, everything, metric), missing), title=_title(recipe, recipes)))
     return made
 
 
 def _table(scope: Scope, missing: Missing) -> Table:
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[ReportedRun]] = {}
     for run in scope.runs:
         groups.setdefault(run.repeat_key, []).append(run)
     found = {row: _rows_of(row, groups.values(), scope) for row in HOMOGENEOUS + HETEROGENEOUS}
@@ -130,40 +142,40 @@ def _table(scope: Scope, missing: Missing) -> Table:
     run = scope.runs[0]
     return Table(
         title="",
-        remarks=remarks(run, scope.figure, published=any(line.published for row in rows for line in row.lines)),
+        remarks=remarks(run, scope.metric, published=any(line.published for row in rows for line in row.lines)),
         sections=[section for section in sections if section.rows],
         missing=[] if missing == "none" else _missing(rows, absent),
         dataset=run.dataset,
     )
 
 
-def _rows_of(published: PublishedRow, groups: Iterable[Sequence[Run]], scope: Scope) -> list[Row]:
+def _rows_of(published: PublishedRow, groups: Iterable[Sequence[ReportedRun]], scope: Scope) -> list[Row]:
     """What there is of a published row; of a homogeneous pair that nobody trained yet, what its baseline came to."""
     rows = [_row(runs, scope, published) for runs in groups if _published_row(runs[0]) is published]
     return rows or _baseline_row(published, scope)
 
 
-def _row(runs: Sequence[Run], scope: Scope, published: PublishedRow | None = None) -> Row:
+def _row(runs: Sequence[ReportedRun], scope: Scope, published: PublishedRow | None = None) -> Row:
     """Of runs that differ in the seed only; the lines in the order of the published row."""
     run, networks = runs[0], networks_of(runs[0])
     keys = list(networks)
-    figures: Sequence[Published | None] = [None] * len(keys)
+    accuracies: Sequence[Published | None] = [None] * len(keys)
     if published:
         keys.sort(key=lambda key: published.networks.index(networks[key].network))
-        figures = published.figures
+        accuracies = published.accuracies
     elif len(keys) == 1 and (method := _published_method(run)):
-        figures = [method.figures]
+        accuracies = [method.accuracies]
     beside = {} if run.is_baseline else {key: _baselines(run, key, scope) for key in keys}
     waiting = [other for other in runs if not other.finished]
     lines = [
         Line(
             network=label_of(run, key),
             published=of_published,
-            baseline=sample(of_network(beside.get(key, []), networks[key].config, scope.baseline_figure)),
-            ours=sample(of_network(runs, networks[key].config, scope.figure)),
+            baseline=sample(values_of(scope.baseline_metric, beside.get(key, []), networks[key].config)),
+            ours=sample(values_of(scope.metric, runs, networks[key].config)),
             unfinished=_waiting(waiting),
         )
-        for key, of_published in zip(keys, figures, strict=True)
+        for key, of_published in zip(keys, accuracies, strict=True)
     ]
     return Row(run.pair, method_of(run), lines, notes_of(runs, beside), runs, beside)
 
@@ -175,18 +187,18 @@ def _baseline_row(published: PublishedRow, scope: Scope) -> list[Row]:
         for key, peer in run.peers.items():
             if run.is_baseline and peer.network == network and not run.changed_in(f"pair.peers.{key}"):
                 found = _baselines(run, key, scope)
-                accuracy = sample(of_network(found, peer.config, scope.baseline_figure))
-                line = Line(title(network), published.figures[0], accuracy)
+                accuracy = sample(values_of(scope.baseline_metric, found, peer.config))
+                line = Line(title(network), published.accuracies[0], accuracy)
                 return [Row(network, METHOD, [line], notes_of([], {key: found}), [], {key: found})]
     return []
 
 
 def _empty(published: PublishedRow) -> Row:
-    lines = [Line(title(name), figures) for name, figures in zip(published.networks, published.figures, strict=True)]
+    lines = [Line(title(name), own) for name, own in zip(published.networks, published.accuracies, strict=True)]
     return Row("_".join(published.networks), METHOD, lines)
 
 
-def _other_rows(groups: Sequence[Sequence[Run]], published: Sequence[Row], scope: Scope) -> list[Row]:
+def _other_rows(groups: Sequence[Sequence[ReportedRun]], published: Sequence[Row], scope: Scope) -> list[Row]:
     """Of runs that are in no published row, by cohort; with those of a published pair its row again, and what others
     published of it. Baselines that no row is set beside come last."""
     others = [runs for runs in groups if not _published_row(runs[0])]
@@ -195,27 +207,27 @@ def _other_rows(groups: Sequence[Sequence[Run]], published: Sequence[Row], scope
     for pair in sorted({row.pair for row in own}):
         rows += sorted((row for row in [*own, *published] if row.pair == pair and row.runs), key=lambda row: row.method)
         rows += [
-            Row(pair, f"{method.title}, published", [Line(title(method.network), method.figures)])
+            Row(pair, f"{method.title}, published", [Line(title(method.network), method.accuracies)])
             for method in METHODS
-            if method.network == pair and all(line.published != method.figures for row in own for line in row.lines)
+            if method.network == pair and all(line.published != method.accuracies for row in own for line in row.lines)
         ]
     beside = {run.run_key for row in [*rows, *published] for found in row.baselines.values() for run in found}
     return rows + [_row(runs, scope) for runs in others if runs[0].is_baseline and runs[0].run_key not in beside]
 
 
-def _waiting(runs: Sequence[Run]) -> str:
+def _waiting(runs: Sequence[ReportedRun]) -> str:
     """Unfinished runs in a table's cell, where there is no room for more than `epoch 120/300`; the row's note tells the rest."""
     if len(runs) == 1:
         return f"epoch {progress(runs[0], '/')}"
     return f"{len(runs)} unfinished" if runs else ""
 
 
-def _baselines(run: Run, key: str, scope: Scope) -> list[Run]:
+def _baselines(run: ReportedRun, key: str, scope: Scope) -> list[ReportedRun]:
     config = run.peers[key].config
     return baselines(scope.runs, run, config) or baselines(scope.everything, run, config)
 
 
-def _published_row(run: Run) -> PublishedRow | None:
+def _published_row(run: ReportedRun) -> PublishedRow | None:
     """The row that a run is one of, its loss and its networks being as they are published."""
     changed = [key for key in run.changed if key.startswith(("loss.", "pair."))]
     if run.loss != METHOD or changed:
@@ -223,7 +235,7 @@ def _published_row(run: Run) -> PublishedRow | None:
     return row_of(peer.network for peer in run.peers.values())
 
 
-def _published_method(run: Run) -> Method | None:
+def _published_method(run: ReportedRun) -> Method | None:
     """The other method whose numbers are published of a homogeneous cohort, by as many peers."""
     changed = [key for key in run.changed if key.startswith(("loss.", "pair."))]
     for method in [] if changed else METHODS:
@@ -242,7 +254,7 @@ def _missing(rows: Sequence[Row], absent: Sequence[PublishedRow]) -> list[str]:
     return [f"{word}: {', '.join(names)}" for word, names in words.items() if names]
 
 
-def _title(run: Run, recipes: Sequence[Run]) -> str:
+def _title(run: ReportedRun, recipes: Sequence[ReportedRun]) -> str:
     """The recipe in words; with all that tells it from others of the same words."""
     words = describe(run.dataset, run.recipe)
     same = [other for other in recipes if describe(other.dataset, other.recipe) == words]

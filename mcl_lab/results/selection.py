@@ -1,8 +1,7 @@
-"""Which runs a report is about: where they are read, what is read of them, and which of them are wanted."""
+"""Which runs a report is about: those that are recorded somewhere, and which of them are wanted."""
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from mcl_lab.config.nearest import nearest
 from mcl_lab.errors import InputError
 from mcl_lab.host.files import read_json
 from mcl_lab.host.screen import say
-from mcl_lab.results.rows import Peer, Run
+from mcl_lab.results.reported_runs import ReportedRun, as_reported, baselines, once, values_of
 from mcl_lab.runs.folders import SWEEPS, sweep_folder
 from mcl_lab.runs.journal import SWEEP_TAG, read_record
 from mcl_lab.runs.layout import RecordFolder, SweepFolder
@@ -22,11 +21,14 @@ from mcl_lab.tracking.delivery import NOT_INSTALLED
 if TYPE_CHECKING:
     from mcl_lab.tracking.mlflow.reader import MlflowRuns
 
+LONGEST_LIST = 8  # names that a message lists
 
-def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRuns | RunFolders", list[Run]]:
-    """(what was read, the runs in it). source: mlflow, folders, or auto: the folders when MLflow has nothing of ours.
 
-    Raises InputError when there is nothing to read.
+def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRuns | RunFolders", list[ReportedRun]]:
+    """(where they were read, all runs there). source: `mlflow`, `folders` (those in `folder`), or `auto`: the folders when
+    MLflow has nothing of ours.
+
+    Raises InputError for a store or a folder that cannot be read.
     """
     if source != "folders":
         try:
@@ -34,7 +36,7 @@ def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRun
             recorded = store.runs()
             if recorded or source == "mlflow":
                 _tell_missing(store, {run.id for run in recorded}, folder)
-                return store, _described(recorded)
+                return store, _reported(recorded)
             reason = f"{store} has no runs of mcl_lab"
         except StoreUnavailable as error:
             if source == "mlflow":
@@ -46,14 +48,52 @@ def read_runs(config: DictConfig, source: str, folder: Path) -> tuple["MlflowRun
     return RunFolders(folder), read_folders(folder)
 
 
-def read_folders(folder: Path) -> list[Run]:
+def read_folders(folder: Path) -> list[ReportedRun]:
     """The runs of all run folders below `folder`."""
-    return _described(RunFolders(folder).runs())
+    return _reported(RunFolders(folder).runs())
 
 
-def read_beside(folder: Path) -> list[Run]:
-    """The run in `folder` and those in the folders beside it, whatever cannot be read left out without a word."""
-    return _described(RunFolders(folder.parent, below=f"*/{RecordFolder.record.name}").runs(), tell=lambda line: None)
+def choose(
+    runs: Sequence[ReportedRun], *, dataset: str | None, sweep: str | None, tag: Mapping[str, object], folder: Path
+) -> list[ReportedRun]:
+    """The runs that are of that data set, of that sweep, whose ledger is in `folder`, and have those tags.
+
+    Raises InputError for the first of these that leaves no run, with the nearest name that would.
+    """
+    if sweep is not None:
+        ledger = read_json(SweepFolder(sweep_folder(sweep, folder)).ledger)
+        runs = _in_ledger(runs, sweep, ledger) if ledger else _tagged_with_sweep(runs, sweep, folder)
+    if dataset is not None:
+        runs = _with_value("task.dataset", dataset, [(run, run.dataset) for run in runs])
+    for name, value in tag.items():
+        tagged = [(run, run.tags[name]) for run in runs if name in run.tags]
+        if not tagged:
+            names = {name for run in runs for name in run.tags}
+            raise InputError(f"task.tag.{name}", f"no run has such a tag{_instead(name, names)}")
+        runs = _with_value(f"task.tag.{name}", str(value), tagged)
+    return list(runs)
+
+
+def baselines_beside(folder: Path, metric: str) -> dict[str, list[float]]:
+    """For each peer of the finished run in `folder` that metric of its baselines, as a report has them, among the finished
+    runs in the folders beside it. What cannot be read is left out without a word."""
+    recorded = RunFolders(folder.parent, below=f"*/{RecordFolder.record.name}").runs()
+    finished = [run for run in _reported(recorded, tell=lambda line: None) if run.finished]
+    own = next((run for run in finished if Path(run.place) == folder), None)
+    if own is None:
+        return {}
+    runs = once(finished)
+    return {key: values_of(metric, baselines(runs, own, peer.config), peer.config) for key, peer in own.peers.items()}
+
+
+def _store(config: DictConfig) -> "MlflowRuns":
+    if config.tracking.uri is None:
+        raise StoreUnavailable("tracking.uri is null")
+    try:
+        from mcl_lab.tracking.mlflow.reader import MlflowRuns  # costs seconds
+    except ImportError:
+        raise StoreUnavailable(NOT_INSTALLED) from None
+    return MlflowRuns(config.tracking.uri, config.tracking.experiment)
 
 
 def _tell_missing(store: "MlflowRuns", recorded: set[str], folder: Path) -> None:
@@ -72,115 +112,51 @@ def _tell_missing(store: "MlflowRuns", recorded: set[str], folder: Path) -> None
         say(f"{len(missing)} of the runs in {folder} are not there (yet): python run.py task=sync delivers them")
 
 
-def _store(config: DictConfig) -> "MlflowRuns":
-    if config.tracking.uri is None:
-        raise StoreUnavailable("tracking.uri is null")
-    try:
-        from mcl_lab.tracking.mlflow.reader import MlflowRuns  # costs seconds
-    except ImportError:
-        raise StoreUnavailable(NOT_INSTALLED) from None
-    return MlflowRuns(config.tracking.uri, config.tracking.experiment)
-
-
-def _described(recorded: Sequence[RecordedRun], tell: Callable[[str], None] = say) -> list[Run]:
-    """The runs as tables see them; a record that lacks what they need is passed over, and that is said."""
+def _reported(recorded: Iterable[RecordedRun], tell: Callable[[str], None] = say) -> list[ReportedRun]:
+    """The runs as a report sees them; a record that lacks what it needs is passed over, and that is said."""
     runs = []
     for record in recorded:
         try:
-            runs.append(_run(record))
+            runs.append(as_reported(record))
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
             tell(f"{record.name} is left out: its record does not tell its recipe and peers, as that of older code")
     return runs
 
 
-def _run(record: RecordedRun) -> Run:
-    tags = record.tags
-    recipe = {**json.loads(tags["recipe"])}
-    float(recipe.get("data.validation") or 0)  # the one leaf that is counted with
-    peers = {
-        key: Peer(
-            network=str(node["name"]),
-            config=node,
-            figures={
-                name.removeprefix(f"{key}/"): value
-                for name, value in record.final.items()
-                if name.startswith(f"{key}/") and value is not None
-            },
-        )
-        for key, node in sorted(json.loads(tags["peers"]).items())
-    }
-    return Run(
-        name=record.name,
-        run_key=record.run_key,
-        repeat_key=tags["repeat_key"],
-        recipe_key=tags["recipe_key"],
-        recipe=recipe,
-        changed={key: value for key, value in record.params.items() if "." in key},
-        pair=tags["pair"],
-        kind=tags["kind"],
-        loss=tags["loss"],
-        dataset=tags["dataset"],
-        seed=int(tags["seed"]),
-        peers=peers,
-        state=record.state,
-        message=record.message,
-        epochs=record.epochs,
-        commit=tags["git_commit"],
-        created_ms=record.created_ms,
-        tags=tags,
-        place=record.place,
-    )
-
-
-def choose(
-    runs: Sequence[Run], *, dataset: str | None, sweep: str | None, tag: Mapping[str, object], folder: Path
-) -> list[Run]:
-    """The runs of that data set, sweep and tags. Raises InputError for a filter that leaves none, with the nearest name."""
-    if sweep is not None:
-        runs = _of_sweep(runs, sweep, folder)
-    if dataset is not None:
-        runs = _having("task.dataset", dataset, [(run, run.dataset) for run in runs])
-    for name, value in tag.items():
-        values = [(run, run.tags[name]) for run in runs if name in run.tags]
-        if not values:
-            names = {name for run in runs for name in run.tags}
-            raise InputError(f"task.tag.{name}", f"no run has such a tag{nearest(name, names)}{_listed(names)}")
-        runs = _having(f"task.tag.{name}", str(value), values)
-    return list(runs)
-
-
-def _having(key: str, wanted: str, values: Sequence[tuple[Run, str]]) -> list[Run]:
-    found = [run for run, value in values if value == wanted]
+def _in_ledger(runs: Sequence[ReportedRun], sweep: str, ledger: Mapping) -> list[ReportedRun]:
+    """A sweep's runs by its ledger, which may be those of other sweeps too; those that have not begun are named."""
+    names = {entry["run_key"]: Path(entry["folder"]).name for entry in ledger["runs"]}
+    found = [run for run in runs if run.run_key in names]
     if not found:
-        there = {value for _, value in values}
-        raise InputError(key, f"no run has {wanted!r}{nearest(wanted, there)}{_listed(there)}")
-    return found
-
-
-def _of_sweep(runs: Sequence[Run], sweep: str, folder: Path) -> list[Run]:
-    """A sweep's runs by its ledger, whose runs may be those of other sweeps too; without one by their tag."""
-    ledger = read_json(SweepFolder(sweep_folder(sweep, folder)).ledger)
-    if ledger is None:
-        members = [(run, run.tags.get(SWEEP_TAG)) for run in runs]
-        found = [run for run, name in members if name == sweep]
-        known = {name for _, name in members if name} | {
-            path.parent.name for path in (folder / SWEEPS).glob(f"*/{SweepFolder.ledger.name}")
-        }
-        hint = f"{nearest(sweep, known)}{_listed(known)}" if known else f"; there are none in {folder / SWEEPS}"
-        if not found:
-            raise InputError("task.sweep", f"there is no sweep {sweep!r}{hint}")
-        return found
-    keys = {entry["run_key"]: Path(entry["folder"]).name for entry in ledger["runs"]}
-    found = [run for run in runs if run.run_key in keys]
+        raise InputError("task.sweep", f"none of the {len(names)} runs of {sweep} has begun")
     begun = {run.run_key for run in found}
-    waiting = [name for key, name in keys.items() if key not in begun]
-    if not found:
-        raise InputError("task.sweep", f"none of the {len(keys)} runs of {sweep} has begun")
-    if waiting:
-        say(f"{len(waiting)} of the {len(keys)} runs of {sweep} have not begun: {', '.join(waiting)}")
+    if waiting := [name for key, name in names.items() if key not in begun]:
+        say(f"{len(waiting)} of the {len(names)} runs of {sweep} have not begun: {', '.join(waiting)}")
     return found
 
 
-def _listed(names: set[str]) -> str:
-    shown = sorted(names)
-    return f"; there are {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}" if shown else ""
+def _tagged_with_sweep(runs: Sequence[ReportedRun], sweep: str, folder: Path) -> list[ReportedRun]:
+    """A sweep's runs by their tag, where there is no ledger: a run has that of the sweep that began it."""
+    found = [run for run in runs if run.tags.get(SWEEP_TAG) == sweep]
+    if not found:
+        known = {name for run in runs if (name := run.tags.get(SWEEP_TAG))}
+        known |= {path.parent.name for path in (folder / SWEEPS).glob(f"*/{SweepFolder.ledger.name}")}
+        hint = _instead(sweep, known) if known else f"; there are none in {folder / SWEEPS}"
+        raise InputError("task.sweep", f"there is no sweep {sweep!r}{hint}")
+    return found
+
+
+def _with_value(key: str, wanted: str, valued: Sequence[tuple[ReportedRun, str]]) -> list[ReportedRun]:
+    """The runs with that value. Raises InputError(key) when there is none."""
+    found = [run for run, value in valued if value == wanted]
+    if not found:
+        raise InputError(key, f"no run has {wanted!r}{_instead(wanted, {value for _, value in valued})}")
+    return found
+
+
+def _instead(name: str, known: set[str]) -> str:
+    """What could have been meant, and what there is."""
+    shown = sorted(known)
+    more = ", ..." if len(shown) > LONGEST_LIST else ""
+    listed = f"; there are {', '.join(shown[:LONGEST_LIST])}{more}" if shown else ""
+    return f"{nearest(name, known)}{listed}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from mcl_lab.host.files import read_json, write_atomically, write_json
 from mcl_lab.results import formats
 from mcl_lab.results.report import tables
-from mcl_lab.results.rows import once
+from mcl_lab.results.reported_runs import once
 from mcl_lab.results.selection import read_folders
 from mcl_lab.runs.journal import read_record
 from mcl_lab.runs.layout import SweepFolder

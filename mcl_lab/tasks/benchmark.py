@@ -1,6 +1,5 @@
 """task=benchmark: what a step, a meta event and an evaluation cost on this device."""
 
-import json
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Annotated, Literal
@@ -16,6 +15,7 @@ from mcl_lab.errors import InputError
 from mcl_lab.host.screen import screen
 from mcl_lab.runs.failures import in_one_line
 from mcl_lab.terminal.costs import cost_table
+from mcl_lab.terminal.output import put_out
 
 
 def benchmark(
@@ -47,10 +47,8 @@ def benchmark(
             for total, medians in zip(seconds, alternately(rehearsals, name, times), strict=True):
                 total |= medians
         costs = [with_seconds(cost, measured) for cost, measured in zip(costs, seconds, strict=True)]
-    if format == "json":
-        print(json.dumps(costs[0] if compare is None else {"base": costs[0], "compared": costs[1]}, indent=2))
-    else:
-        screen().print(cost_table(costs, compare))
+    told = costs[0] if compare is None else {"base": costs[0], "compared": costs[1]}
+    put_out(format, told, lambda console: console.print(cost_table(costs, compare)))
 
 
 def changed(config: DictConfig, compare: Mapping[str, object]) -> DictConfig:

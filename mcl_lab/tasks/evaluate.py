@@ -1,6 +1,5 @@
 """task=evaluate: score the networks of a run on a data set."""
 
-import json
 from typing import Annotated, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,7 +9,8 @@ from mcl_lab.assembly.device import device_of, use_device
 from mcl_lab.assembly.learners import build_learners
 from mcl_lab.assembly.restore import read_trained, restore, test_images
 from mcl_lab.config.schema import Trainer, deciding
-from mcl_lab.host.screen import screen, table
+from mcl_lab.terminal.accuracies import show_accuracies
+from mcl_lab.terminal.output import put_out
 from mcl_lab.training.evaluation import evaluate as accuracies_of
 
 
@@ -38,12 +38,6 @@ def evaluate(
         images.to(device), facts, batch_size=run.data.batch_size, channels_last=run.trainer.channels_last
     )
     accuracies = accuracies_of(cohort, objective.ensembles, batches, beside=[objective])
-    if format == "json":
-        print(json.dumps({"dataset": data.name, "images": len(images), **accuracies}, indent=2))
-    else:
-        shown = table(f"Test accuracy (%) on {data.name}, {len(images):,} images", ["peer", "head"], ["top-1", "top-5"])
-        for peer, heads in accuracies["top1"].items():
-            for head, top1 in heads.items():
-                name, top5 = f"{peer}: {run.pair.peers[peer].name}", accuracies["top5"][peer][head]
-                shown.add_row(name, head, f"{top1:.2f}", f"{top5:.2f}", style="bold" if head == "own_head" else None)
-        screen().print(shown)
+    told = {"dataset": data.name, "images": len(images), **accuracies}
+    networks = {peer: node.name for peer, node in run.pair.peers.items()}
+    put_out(format, told, lambda console: show_accuracies(console, told, networks))

@@ -4,8 +4,7 @@ N images, D embedding width, C classes.
 """
 
 import io
-import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,11 +17,13 @@ from mcl_lab.assembly.restore import data_of, networks_of, read_trained, tell_ot
 from mcl_lab.config.identity import file_name
 from mcl_lab.data.datasets import ImageSet
 from mcl_lab.errors import InputError
-from mcl_lab.host.screen import say, screen, table
+from mcl_lab.host.screen import say
 from mcl_lab.networks.portable import PortableNetwork
 from mcl_lab.runs.failures import in_one_line
 from mcl_lab.runs.folders import output_folder, write_outputs
 from mcl_lab.runs.layout import RunFolder
+from mcl_lab.terminal.features import show_features
+from mcl_lab.terminal.output import put_out
 from mcl_lab.training.probes import knn_accuracy, probe_accuracy
 
 BATCH = 256
@@ -58,7 +59,7 @@ def features(
     names = {key: trained.config.pair.peers[key].name for key in networks}
     files = {key: f"{key}-{file_name(name)}-{file_name(data.name)}.npz" for key, name in names.items()}
     place = output_folder(RunFolder(trained.folder).features, folder, files.values())
-    device = use_device(OmegaConf.merge(config.trainer, {"precision": "float32"}))
+    device = use_device(cast(DictConfig, OmegaConf.merge(config.trainer, {"precision": "float32"})))
     splits = read_images(data)
     for part, images in splits._asdict().items():
         for warning in left_out_warning(part, images):
@@ -70,7 +71,8 @@ def features(
     if len(train.labels.unique()) < 2:
         raise InputError("data", f"{data.name} has training images of one class only, which cannot be told from others")
 
-    figures, contents = {}, {}
+    peers: dict[str, dict[str, Any]] = {}
+    contents: dict[str, bytes] = {}
     with in_one_line(trained.config, place):
         for key, network in networks.items():
             network.to(device)
@@ -80,7 +82,7 @@ def features(
             if not converged:
                 remedy = f"raise task.probe_iterations={probe_iterations}, or lower task.probe_c"
                 say(f"{key}: {names[key]}: the linear probe has not converged; {remedy}")
-            figures[key] = {
+            peers[key] = {
                 "network": names[key],
                 "width": network.network.width,
                 "file": files[key],
@@ -90,17 +92,9 @@ def features(
             }
             network.cpu()
         write_outputs(place, contents)
-    if format == "json":
-        counts = {"train_images": len(train), "test_images": len(test), "k": k}
-        print(json.dumps({"folder": str(place), "dataset": data.name, **counts, "peers": figures}, indent=2))
-        return
-    console, title = screen(), f"Test accuracy (%) on {data.name}, {len(train):,} training images"
-    shown = table(title, ["peer", "file"], ["width", f"{k}-NN", "linear\nprobe", "own\nhead"])
-    for key, row in figures.items():
-        accuracies = ("" if row[name] is None else f"{row[name]:.2f}" for name in ("knn", "linear_probe", "own_head"))
-        shown.add_row(f"{key}: {row['network']}", row["file"], f"{row['width']:,}", *accuracies)
-    console.print(shown)
-    console.print(f"embeddings in {place}", soft_wrap=True)
+    counts = {"train_images": len(train), "test_images": len(test), "k": k}
+    told = {"folder": str(place), "dataset": data.name, **counts, "peers": peers}
+    put_out(format, told, lambda console: show_features(console, data.name, len(train), k, peers, place))
 
 
 def arrays_of(network: PortableNetwork, train: ImageSet, test: ImageSet) -> dict[str, np.ndarray]:
@@ -117,7 +111,7 @@ def arrays_of(network: PortableNetwork, train: ImageSet, test: ImageSet) -> dict
 def npz_of(arrays: dict[str, np.ndarray]) -> bytes:
     """The content of an npz file; nothing in it is pickled."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # NumPy's types take any name for allow_pickle
     return buffer.getvalue()
 
 

@@ -1,19 +1,16 @@
 """task=list: what there is to choose from."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from omegaconf import DictConfig
-from rich.console import Console
 
-from mcl_lab.config.catalogue import GROUPS, KINDS, Option, catalogue, default_options, kind_of_pair
+from mcl_lab.config.catalogue import GROUPS, Option, catalogue, default_options, kind_of_pair
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.sweeps import expand
 from mcl_lab.errors import InputError
-from mcl_lab.host.screen import screen, table
-from mcl_lab.host.text import plain_text
+from mcl_lab.terminal.options import show_options
+from mcl_lab.terminal.output import put_out
 
 
 def list(
@@ -36,19 +33,15 @@ def list(
         for name, options in catalogue(paths).items()
         if group in (None, name)
     }
-    if format == "json":
-        print(json.dumps(found, indent=2))
-    else:
-        for name, options in found.items():
-            _show(screen(), name, options)
+    put_out(format, found, lambda console: show_options(console, found))
 
 
 def _described(group: str, option: Option) -> dict[str, str | int | bool | None]:
-    described = {
+    described: dict[str, str | int | bool | None] = {
         "option": option.name,
         "line": option.line,
         "default": default_options().get(group) == option.name and option.folder is None,
-        "config_dir": option.folder and str(option.folder),
+        "config_dir": None if option.folder is None else str(option.folder),
     }
     if group == "pair":
         described["kind"] = kind_of_pair(option.file) or None
@@ -63,29 +56,3 @@ def _runs(sweep: Option) -> int | None:
         return len(expand([sweep.name], [], sweep.folder))
     except InputError:
         return None
-
-
-def _show(console: Console, group: str, options: Sequence[dict]) -> None:
-    """A table, of pairs one for each kind."""
-    parts = {GROUPS[group]: options}
-    if group == "pair":
-        parts = {words: [one for one in options if (one["kind"] or "") == kind] for kind, words in KINDS.items()}
-    width = max((len(one["option"]) + 2 for one in options), default=0)
-    for words, part in parts.items():
-        if part:
-            _show_part(console, f"{group}: {words}", part, width)
-
-
-def _show_part(console: Console, title: str, options: Sequence[dict], width: int) -> None:
-    shown = table(title, [""], ["runs"] if "runs" in options[0] else [])
-    shown.columns[0].min_width = width
-    shown.add_column("")
-    shown.show_header = "runs" in options[0]
-    for one in options:
-        name = f"{one['option']} *" if one["default"] else one["option"]
-        runs = ["?" if one["runs"] is None else str(one["runs"])] if "runs" in one else []
-        where = f"(in {one['config_dir']})" if one["config_dir"] else ""
-        shown.add_row(
-            plain_text(name), *runs, plain_text(f"{one['line']} {where}".strip())
-        )  # before widths are counted
-    console.print(shown)

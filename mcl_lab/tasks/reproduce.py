@@ -1,9 +1,8 @@
 """task=reproduce: train a finished run again by what is recorded of it, and say whether the same comes out."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -17,12 +16,13 @@ from mcl_lab.errors import InputError, RunFailed
 from mcl_lab.host.digests import digest_of
 from mcl_lab.host.screen import say, screen
 from mcl_lab.results.comparison import Comparison, compare
-from mcl_lab.results.original import Original, as_it_was, environments_in, find_original, refuse_other_images
+from mcl_lab.results.original import Original, config_as_it_was, environments_in, find_original, refuse_other_images
 from mcl_lab.runs.failures import in_one_line
 from mcl_lab.runs.folders import refuse_other_run
 from mcl_lab.runs.journal import KIND_TAG, is_finished
 from mcl_lab.runs.provenance import DECIDING, environment_of
-from mcl_lab.terminal.reproduction import old_code, show
+from mcl_lab.terminal.output import put_out, show_lines
+from mcl_lab.terminal.reproduction import old_code, show_reproduction
 from mcl_lab.terminal.result import recording
 
 REPRODUCED = "reproduced"  # the folder of reproductions, beside the run folders
@@ -40,16 +40,16 @@ def reproduce(
     run: a run folder, its name, or the id or name of a run in MLflow (`tracking.uri`, `tracking.experiment`). It is left as it
     is: a reproduction has a folder of its own, one for each combination of code, versions and device that it is trained by, and
     goes on there when it was interrupted. Device type and threads are those of the run, unless the command line names others.
-    tolerance: by how many percentage points the final figures may differ.
+    tolerance: by how many percentage points the final metrics may differ.
 
     Raises InputError when `run` is no finished run or the images are not its own, before anything is written, and RunFailed
     when it is not reproduced.
     """
     if config.resume is not None:
         raise InputError("resume", "goes with task=train; an interrupted reproduction goes on by the same command")
-    console = screen() if format == "table" else Console(stderr=True, highlight=False, markup=False)
+    training_console = screen() if format == "table" else Console(stderr=True, highlight=False, markup=False)
     with find_original(config, run) as original:
-        again = as_it_was(config, original)
+        again = config_as_it_was(config, original)
         device = use_device(again.trainer)
         environment, _ = environment_of(device)
         folder = run_folder(config).parent / REPRODUCED / f"{identity_of(again).name}-{_hash(environment)}"
@@ -60,7 +60,7 @@ def reproduce(
         else:
             tags = {KIND_TAG: "reproduction", "reproduces": original.id}
             with in_one_line(again, folder):
-                prepared = prepare(again, folder, console, tags)
+                prepared = prepare(again, folder, training_console, tags)
                 refuse_other_images(original, prepared.environment["data"])
                 bring_to_end(prepared)
         compared = compare(original.folder, folder)
@@ -68,12 +68,13 @@ def reproduce(
         verdict, well = judge(compared, tolerance)
         if not compared.to_the_bit and device.type == "cuda" and not again.trainer.deterministic:
             say("on CUDA only runs with trainer.deterministic=true come to the same bits")
-        if format == "json":
-            show_json(original, folder, differing, compared, verdict, well)
-        else:
-            show(original, folder, differing, compared, console)
-            for name, text in [*recording(again, folder), ("verdict", verdict)]:
-                console.print(f"{name:<13}  {text}", soft_wrap=True)
+        told = as_json(original, folder, differing, compared) | {"verdict": verdict, "reproduced": well}
+
+        def show(console: Console) -> None:
+            show_reproduction(console, original, folder, differing, compared)
+            show_lines(console, [*recording(again, folder), ("verdict", verdict)])
+
+        put_out(format, told, show)
     if not well:
         raise RunFailed(f"{original.name} is not reproduced: {verdict}")
 
@@ -84,7 +85,7 @@ def differences(was: Mapping, now: Mapping) -> dict[str, tuple]:
 
 
 def judge(compared: Comparison, tolerance: float) -> tuple[str, bool]:
-    """(the verdict, whether that is well)"""
+    """(the verdict, whether that is well). Programs that read the JSON know the verdict by these words."""
     if compared.to_the_bit:
         return "reproduced to the bit", True
     if compared.apart <= tolerance:
@@ -92,20 +93,16 @@ def judge(compared: Comparison, tolerance: float) -> tuple[str, bool]:
     return f"differs: final figures by {_points(compared.apart)}, task.tolerance is {tolerance:.4g}", False
 
 
-def show_json(
-    original: Original, folder: Path, differing: Mapping, compared: Comparison, verdict: str, well: bool
-) -> None:
-    content = {
+def as_json(original: Original, folder: Path, differing: Mapping, compared: Comparison) -> dict[str, Any]:
+    """What a program is told, but for the verdict."""
+    return {
         "original": original.name,
         "reproduction": str(folder),
         "differs": differing,
         "trained_in": original.environments,
         "commands": old_code(original, differing),
         **compared.as_json(),
-        "verdict": verdict,
-        "reproduced": well,
     }
-    print(json.dumps(content, indent=2))
 
 
 def _points(apart: float) -> str:

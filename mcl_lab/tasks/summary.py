@@ -1,13 +1,13 @@
 """task=summary: what a cohort is made of."""
 
-import json
 from typing import Annotated, Literal
 
 from omegaconf import DictConfig
 
 from mcl_lab.assembly.learners import build_network
-from mcl_lab.host.screen import screen, table
 from mcl_lab.networks.cohort import Peer
+from mcl_lab.terminal.counts import show_counts
+from mcl_lab.terminal.output import put_out
 from mcl_lab.training.measurement import multi_adds, parameters
 
 
@@ -27,17 +27,8 @@ def summary(
     for key in sorted(nodes):
         alike = next((other for other in peers if nodes[other] == nodes[key]), None)  # counted already
         peers[key] = peers[alike] if alike else _counts(nodes[key], key, num_classes, image_size)
-    if format == "json":
-        print(json.dumps({"num_classes": num_classes, "image_size": image_size, "peers": peers}, indent=2))
-    else:
-        shown = table(
-            f"Counted for {num_classes} classes, one image of {image_size} x {image_size} (task.num_classes, task.image_size)",
-            ["peer"],
-            ["stages", "width", "parameters", "multi-adds", "parameters\nwith branches", "multi-adds\nwith branches"],
-        )
-        for key, (network, *counts) in ((key, peer.values()) for key, peer in peers.items()):
-            shown.add_row(f"{key}: {network}", *(f"{count:,}" for count in counts))
-        screen().print(shown)
+    told = {"num_classes": num_classes, "image_size": image_size, "peers": peers}
+    put_out(format, told, lambda console: show_counts(console, told))
 
 
 def _counts(node: DictConfig, key: str, num_classes: int, image_size: int) -> dict[str, str | int]:

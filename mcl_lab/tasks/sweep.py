@@ -20,6 +20,7 @@ from mcl_lab.runs.folders import sweep_folder
 from mcl_lab.runs.layout import SweepFolder
 from mcl_lab.sweeping.launch import launch
 from mcl_lab.sweeping.record import is_launching, settle, states_in
+from mcl_lab.terminal.output import put_out
 from mcl_lab.terminal.sweep import as_json, follow, show_sweep
 
 
@@ -58,13 +59,10 @@ def sweep(
             return
     standings = ledger.standings(ledger.runs)
     settle(folder, states_in(standings))
-    if format == "json":
-        print(json.dumps(as_json(standings), indent=2))
-    else:
-        show_sweep(screen(), folder.name, standings)
-        if action == "cancel":
-            asked = f"SLURM was asked to end {ended} of its jobs, which takes a moment"
-            print(asked if ended else "no job of it is in SLURM's queue")
+    put_out(format, as_json(standings), lambda console: show_sweep(console, folder.name, standings))
+    if format == "table" and action == "cancel":
+        asked = f"SLURM was asked to end {ended} of its jobs, which takes a moment"
+        print(asked if ended else "no job of it is in SLURM's queue")
 
 
 def _refuse_elsewhere(ledger: Ledger) -> None:
@@ -85,8 +83,9 @@ def _cancel(ledger: Ledger) -> int:
 
 def _resubmit(ledger: Ledger, uri: str | None) -> None:
     """uri: where user and password may be, which are stored nowhere. What is stored is checked as what is typed."""
-    configs, path = [], SweepFolder(ledger.folder).configs
-    settings = ledger.launcher["settings"]
+    launcher = ledger.launcher
+    assert launcher is not None, "only what was submitted is submitted again"
+    configs, path, settings = [], SweepFolder(ledger.folder).configs, launcher["settings"]
     for folder, text in (read_json(path) or {}).items():
         if "${" in folder or "${" in json.dumps(settings):
             raise InputError("task.sweep", f"{ledger.folder} holds an interpolation, which no stored sweep does")
@@ -102,6 +101,6 @@ def _resubmit(ledger: Ledger, uri: str | None) -> None:
         configs.append(config)
     if not configs:
         raise InputError("task.sweep", f"there is no {path}; the command that launched the sweep submits again")
-    config_dir = ledger.launcher["config_dir"]
+    config_dir = launcher["config_dir"]
     argv = ["task=sweep", f"task.sweep={ledger.folder}", "task.action=resubmit"]
     launch(configs, name=None, argv=argv, config_dir=Path(config_dir) if config_dir else None)

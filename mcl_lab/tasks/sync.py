@@ -36,7 +36,8 @@ def sync(config: Any, *, runs: Annotated[str, "not empty"] | Annotated[Sequence[
         if not os.path.isdir(place):
             raise InputError("task.runs", f"there is no folder {place}; give a run folder or a folder of them")
     folders = sorted({record.parent for place in places for record in place.rglob(RecordFolder.record.name)})
-    known, failed, old = Known(), 0, Counter()
+    known, failed = Known(), 0
+    old: Counter[str] = Counter()
     for folder in folders:
         outcome = _sync_one(folder, known)
         failed += not outcome.well
@@ -108,6 +109,6 @@ def _deliver(folder: Path, known: Known) -> Outcome:
         except Exception as error:  # whatever a store may raise, the other runs are still to be tried
             note_failure(folder, one_line(error), failures=1, ended=vanished)
             if not lost and is_delivered(folder, vanished=vanished):
-                return Outcome(f"delivered to {uri}, but for figures of the machine: {one_line(error)}")
+                return Outcome(f"delivered to {uri}, but for metrics of the machine: {one_line(error)}")
             return Outcome(f"not delivered: {one_line(error)}", well=False)
     return Outcome(f"delivered to {uri}" + ("" if whole else ", as far as it has come"))

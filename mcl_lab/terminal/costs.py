@@ -1,6 +1,7 @@
-"""The figures of task=benchmark as a table."""
+"""What task=benchmark has measured, as a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -33,11 +34,11 @@ def _title(cost: Mapping) -> str:
     return f"{cost['loss']} of {peers}\n{how}\n{epoch}"
 
 
-def _rows(costs: Sequence[Mapping]):
+def _rows(costs: Sequence[Mapping]) -> Iterator[tuple[str, list, Callable[[Any], str]]]:
     """(name, one value or None for each of the costs, how it is written)."""
 
     def values(*path: str) -> list:
-        found = list(costs)
+        found: list = list(costs)
         for name in path:
             found = [None if one is None else one.get(name) for one in found]
         return found

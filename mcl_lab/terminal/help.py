@@ -32,7 +32,8 @@ Flags: -m several runs, --config-dir FOLDER options of your own, --hydra-help"""
 
 def help_text(folders: Sequence[Path] = ()) -> str:
     """What --help prints. folders: with options of the user's own, which are marked +."""
-    found, lines = catalogue(folders), []
+    found = catalogue(folders)
+    lines: list[str] = []
     for group, options in found.items():
         if group == "pair":
             lines += _pairs(options)
@@ -45,7 +46,7 @@ def help_text(folders: Sequence[Path] = ()) -> str:
 
 def _pairs(options: Sequence[Option]) -> list[str]:
     kinds = {option.name: kind_of_pair(option.file) for option in options}
-    lines = []
+    lines: list[str] = []
     for kind, words in KINDS.items():
         if of_kind := [option for option in options if kinds[option.name] == kind]:
             lines += _beside("" if lines else "pair", words, "pair", of_kind)

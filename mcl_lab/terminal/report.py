@@ -1,11 +1,11 @@
 """The report's tables on the terminal."""
 
-from rich import box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as ScreenTable
 from rich.text import Text
 
+from mcl_lab.host.screen import table as screen_table
 from mcl_lab.host.text import plain_text
 from mcl_lab.results import formats
 from mcl_lab.results.report import Section, Table
@@ -20,12 +20,12 @@ LAYOUTS = (
 )
 
 
-def show(made: formats.Tables, console: Console) -> None:
-    """The tables on the terminal, as wide as it is if they can be."""
-    for name, of_figure in made.items():
-        for table in of_figure:
+def show_report(console: Console, tables: formats.Tables) -> None:
+    """Print the tables, as wide as the terminal is if they can be."""
+    for metric, of_metric in tables.items():
+        for table in of_metric:
             console.print()
-            console.print(Text(f"{formats.caption(name)}: {plain_text(table.title)}", "bold"))
+            console.print(Text(f"{formats.caption(metric)}: {plain_text(table.title)}", "bold"))
             for remark in table.remarks:
                 console.print(plain_text(remark))
             for section in table.sections:
@@ -53,7 +53,7 @@ def _fitting(table: Table, section: Section, width: int) -> tuple[ScreenTable, i
 
 def _drawn(table: Table, section: Section, style: formats.Style, without: tuple[str, ...]) -> ScreenTable:
     """Only the words for a method may be folded, nothing is cut off."""
-    made = ScreenTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    made = screen_table(None, [], [], narrow=True)
     heads = [f"\n{section.title}", *(["\nmethod"] if section.methods else [])]
     texts = len(heads)
     for column in formats.columns(section, without=without):

@@ -1,5 +1,6 @@
 """A run and its reproduction, side by side on the terminal."""
 
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +13,20 @@ from mcl_lab.results.comparison import Comparison
 from mcl_lab.results.original import Original
 from mcl_lab.runs.code import CHANGED
 from mcl_lab.runs.provenance import changes_file
+from mcl_lab.terminal.output import show_lines
 
 SHOWN = {"git_commit": "commit", "changes": "changes of the code", "device_type": "device type"}
 
 
-def show(original: Original, folder: Path, differing: Mapping, compared: Comparison, console: Console) -> None:
-    made = table(f"Test accuracy (%) of {original.name}", ["figure"], ["original", "again", "difference"])
+def show_reproduction(
+    console: Console,
+    original: Original,
+    folder: Path,
+    differing: Mapping,
+    compared: Comparison,
+) -> None:
+    """Print what came out, and what differs of how the two were trained, by name (then, now)."""
+    made = table(f"Test accuracy (%) of {original.name}", ["metric"], ["original", "again", "difference"])
     for name, (one, other) in compared.final.items():
         distance = "" if one is None or other is None else f"{other - one:+.2f}"
         made.add_row(name.replace("/", ": ").replace("_", " "), _number(one), _number(other), distance)
@@ -35,8 +44,7 @@ def show(original: Original, folder: Path, differing: Mapping, compared: Compari
         )
         lines.append(("was resumed", f"elsewhere or by other code: {stretches}"))
     lines += [("the old code", command) for command in old_code(original, differing)]
-    for name, text in lines:
-        console.print(f"{name:<13}  {text}", soft_wrap=True)
+    show_lines(console, lines)
 
 
 def old_code(original: Original, differing: Mapping) -> list[str]:
@@ -65,14 +73,13 @@ def _weights(compared: Comparison) -> str:
 
 
 def _epochs(compared: Comparison) -> str:
-    if compared.first is None:
-        return f"all figures of {compared.epochs} epochs are equal"
-    epoch, name, one, other = compared.first
-    at, most, before, after = compared.largest
-    distance = "missing" if before is None or after is None else f"{abs(after - before):.3g}"
+    first, largest = compared.first, compared.largest
+    if first is None or largest is None:
+        return f"all metrics of {compared.epochs} epochs are equal"
+    distance = f"{largest.distance:.3g}" if math.isfinite(largest.distance) else "missing"
     return (
-        f"the first to differ is epoch {epoch}, {name}: {as_line(one)} -> {as_line(other)}; largest difference {distance} "
-        f"(epoch {at}, {most})"
+        f"the first to differ is epoch {first.epoch}, {first.metric}: {as_line(first.original)} -> {as_line(first.again)}; "
+        f"largest difference {distance} (epoch {largest.epoch}, {largest.metric})"
     )
 
 

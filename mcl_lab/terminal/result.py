@@ -18,16 +18,16 @@ from mcl_lab.config.sweeps import as_typed
 from mcl_lab.host import last_words
 from mcl_lab.host.screen import table
 from mcl_lab.host.uri import credentials
-from mcl_lab.results.rows import baselines, of_network, once
-from mcl_lab.results.selection import read_beside
+from mcl_lab.results.selection import baselines_beside
 from mcl_lab.runs.journal import read_record
 from mcl_lab.runs.layout import RunFolder
 from mcl_lab.runs.result import HEADLINE, read_result
 from mcl_lab.terminal.commands import baseline_command, command_line, relative
+from mcl_lab.terminal.output import show_lines
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
 
 LONGEST_LOGGING = 600.0  # seconds that models may take; a few for each is usual
-COLUMNS = {  # figures of result.json
+COLUMNS = {  # metrics in result.json
     HEADLINE: "own head,\nlast epoch",
     "own_head_best_epoch": "own head,\nbest epoch",
     "best_of_all_heads_and_epochs": "best of all\nheads, epochs",
@@ -38,7 +38,8 @@ COLUMNS = {  # figures of result.json
 def show_result(config: DictConfig, folder: Path, console: Console) -> None:
     """Print a finished run's table of test accuracies and the commands that come next."""
     result = read_result(folder)
-    beside = baseline_accuracies(folder.absolute())
+    assert result is not None, f"the run in {folder} is finished"
+    beside = baselines_beside(folder.absolute(), HEADLINE)
     is_baseline = result["loss"] == "baseline"
     console.print()
     console.print(result_table(result, {} if is_baseline else beside))
@@ -55,17 +56,7 @@ def show_result(config: DictConfig, folder: Path, console: Console) -> None:
         lines += models_logged(config, folder)
     lines.append(("take home", command_line("task=export", f"task.checkpoint={as_typed(str(folder))}")))
     width = max(len(name) for name, _ in lines)
-    for name, text in lines:
-        console.print(f"{name:<{width}}  {text}", soft_wrap=True)
-
-
-def baseline_accuracies(folder: Path) -> dict[str, list[float]]:
-    """For each peer of the run in `folder` the headline accuracies (%) of its baselines, as a report has them, among the finished
-    runs in the folders beside it."""
-    finished = [run for run in read_beside(folder) if run.finished]
-    own, runs = next((run for run in finished if Path(run.place) == folder), None), once(finished)
-    peers = own.peers if own else {}
-    return {key: of_network(baselines(runs, own, peer.config), peer.config, HEADLINE) for key, peer in peers.items()}
+    show_lines(console, lines, width)
 
 
 def result_table(result: dict, beside: dict[str, list[float]]) -> Table:
@@ -93,9 +84,10 @@ def recording(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
     if record["uri"] is None:
         return [("not recorded", "this run was made with tracking=none")]
     sync = command_line("task=sync", f"task.runs={as_typed(str(folder))}")
-    if not wait_delivered(folder, config.tracking.wait):
+    hint = ui_hint(folder) if wait_delivered(folder, config.tracking.wait) else None
+    if hint is None:
         return [("not yet recorded", f"{delivery_error(folder) or 'the tracking server is slow'}; later: {sync}")]
-    command, address = ui_hint(folder)
+    command, address = hint
     if command.startswith("mlflow "):
         mlflow = Path(sys.executable).with_name("mlflow")
         program = relative(str(mlflow)) if mlflow.exists() and not shutil.which("mlflow") else "mlflow"

@@ -19,6 +19,7 @@ from mcl_lab.launch.ledger_run import LedgerRun
 from mcl_lab.launch.slurm import Submission
 from mcl_lab.launch.standing import GOING_ON, Standing
 from mcl_lab.terminal.commands import command_line, named
+from mcl_lab.terminal.output import show_lines
 
 COLOURS = {  # of the states, in the order in which they are counted
     "running": "cyan",
@@ -107,7 +108,7 @@ class SweepScreen:
         return changed
 
     def _summary(self) -> str:
-        counts = Counter(standing.state for standing in self.standings.values())
+        counts: Counter[str] = Counter(standing.state for standing in self.standings.values())
         return ", ".join(f"{counts[state]} {state}" for state in COLOURS if counts[state])
 
     def _print_change(self, run: LedgerRun, now: Standing) -> None:
@@ -155,9 +156,9 @@ def show_submission(
         f" in {jobs} {'job' if jobs == 1 else 'jobs'}, {arrays}" if jobs else ": all are finished, queued or running"
     )
     console.print(f"{len(submission.runs)} of {len(standings)} runs submitted{places}")
-    lines = {"how it stands": [], "live": ["task.action=status"], "end it": ["task.action=cancel"]}
-    for what, more in lines.items():
-        console.print(f"{what:<13}  {command_line('task=sweep', named(ledger.folder), *more)}", soft_wrap=True)
+    actions = {"how it stands": [], "live": ["task.action=status"], "end it": ["task.action=cancel"]}
+    lines = [(what, command_line("task=sweep", named(ledger.folder), *more)) for what, more in actions.items()]
+    show_lines(console, lines)
 
 
 def show_sweep(console: Console, name: str, standings: Sequence[tuple[LedgerRun, Standing]]) -> None:

@@ -67,7 +67,7 @@ STAGES = [
     f"pair.peers.{peer}.{setting}" for peer in "ab" for setting in ("blocks=[1,1]", "widths=[16,32]")
 ]  # two, not three
 SMALL_BENCHMARK = ["pair=resnet8", *STAGES, "task.repeats=1", "task.events=1", "task.warmup=1", *NOISE]
-EXPECTED = r"mcl_lab: (\d+ runs read from experiment|figures of \d+ rows are in figures, attached) .*\n"  # on stderr
+EXPECTED = r"mcl_lab: (\d+ runs read from experiment|plots of \d+ rows are in plots, attached) .*\n"  # on stderr
 PIP = "pip install -q -c constraints.txt -e "
 # Of all tests, and so this one too.
 BY_CI = ["python -m pytest", "python -m pytest -q -n 2 --dist loadfile", "python -m pytest -m full"]
@@ -138,7 +138,7 @@ def test_what_is_installed_is_what_ci_installs():
             assert "apt-get install -qy --no-install-recommends" in script and "cluster.py packages" in script
         elif PIP in text:
             extra = re.fullmatch(r"\.|'\.\[(\w+)\]'", text.partition(PIP)[2])[1]
-            assert extras[extra or ""] <= extras["test"]
+            assert extras[extra or ""] <= extras["test"] or f".venv/bin/{text}\n" in script
         else:  # the second is for a PostgreSQL, which tests do without
             assert text in ("python3 -m venv .venv", "pip install psycopg2-binary")
 
@@ -155,6 +155,13 @@ def test_ci_runs_all_the_tests_that_it_can():
     assert re.search(r"^\.venv/bin/python -m pytest .*-m full$", script, re.MULTILINE)
     texts = {command.text.removeprefix(".venv/bin/") for command in COMMANDS if command.kind == "pytest"}
     assert set(BY_CI) < texts and all("tests/" in text or "-m soak" in text for text in texts - set(BY_CI))
+
+
+def test_ci_checks_what_contributors_are_told_to():
+    script = (HOUSE / ".ci" / "run").read_text()
+    texts = [command.text for command in COMMANDS if command.kind == "check"]
+    wanted = [text.replace("ruff format", "ruff format --check") for text in texts]
+    assert len(texts) == 3 and all(f".venv/bin/{text}\n" in script for text in wanted)
 
 
 def in_a_sentence(command) -> bool:

@@ -351,7 +351,9 @@ def test_packages_that_are_missing(call, own_copy, baseline_run, monkeypatch):
 
 def test_a_file_that_computes_something_else_is_not_written(call, own_copy, baseline_run, monkeypatch):
     folder, right = own_copy(baseline_run), programs.run_pt2
-    monkeypatch.setattr("mcl_lab.tasks.export.run_pt2", lambda content: lambda images: right(content)(images) + 0.1)
+    monkeypatch.setattr(
+        "mcl_lab.export.comparison.run_pt2", lambda content: lambda images: right(content)(images) + 0.1
+    )
     ended = call(*EXPORT, f"task.checkpoint={folder}", "task.formats=[safetensors,pt2]", "task.images=0")
     assert ended.status == 1 and "a-resnet8.pt2 computes other logits" in ended.err and ended.err.count("\n") == 1
     assert not (folder / "export").exists()

@@ -28,7 +28,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sweep(server):
-    """What the launcher has said in the end; figures are drawn."""
+    """What the launcher has said in the end; plots are drawn."""
     folder = server.folder
     (folder / "conf" / "sweeps").mkdir(parents=True)
     (folder / "conf" / "sweeps" / "pairs.yaml").write_text(ROWS)
@@ -44,7 +44,7 @@ def sweep(server):
         return subprocess.run(command, cwd=folder, check=True, text=True, capture_output=True).stdout
 
     said = run(*sweeps, *smaller)
-    run("task=report", f"tracking.uri={server.uri}", "task.figures=figures")
+    run("task=report", f"tracking.uri={server.uri}", "task.plots=plots")
     for homogeneous in (folder / "runs").glob("resnet8-lmcl-*"):
         run("task=export", f"task.checkpoint={homogeneous.relative_to(folder)}", "task.formats=[]", "task.mlflow=true")
     return said
@@ -128,7 +128,7 @@ def test_a_run_has_its_machine(server, sweep, browser, picture):
     assert browser.find(".js-plotly-plot")
 
 
-def test_a_run_has_config_data_and_figures(server, sweep, browser, picture):
+def test_a_run_has_config_data_and_plots(server, sweep, browser, picture):
     experiment, runs = runs_of(server)
     run = next(run for run in runs.values() if run.data.params.get("loss") == "lmcl")
     page = f"{server.uri}/#/experiments/{experiment}/runs/{run.info.run_id}"
@@ -136,6 +136,6 @@ def test_a_run_has_config_data_and_figures(server, sweep, browser, picture):
     browser.wait_for("digits (", "Training", "pair.peers.a.widths", "Parent run")
     browser.open(f"{page}/artifacts/config.yaml")
     browser.wait_for("config_version: 1", "mcl_lab.networks.resnet.ResNet")
-    browser.open(f"{page}/artifacts/figures/accuracy.png")
+    browser.open(f"{page}/artifacts/plots/accuracy.png")
     browser.wait_for("accuracy.png")
     assert any((image.get_attribute("src") or "").startswith("blob:") for image in browser.find("img"))

@@ -1,4 +1,4 @@
-"""task=report on runs that were trained: in the terminal, as files, from MLflow, with figures."""
+"""task=report on runs that were trained: in the terminal, as files, from MLflow, with plots."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from training_runs import RUN, epochs, result
 
-from mcl_lab.results.plots import layer_weights_figure
+from mcl_lab.results.plots import layer_weights_plot
 from mcl_lab.tracking.mlflow.store import deliver
 
 
@@ -60,19 +60,19 @@ def test_the_table(call, trained):
     assert "digits, 2 epochs, batch 64" in ended.out and "publ." not in ended.out and "no runs yet" not in ended.out
 
 
-@pytest.mark.parametrize("figure", ["own_head_best_epoch", "best_of_all_heads_and_epochs", "ensemble_last_epoch"])
-def test_other_figures(call, trained, figure):
+@pytest.mark.parametrize("metric", ["own_head_best_epoch", "best_of_all_heads_and_epochs", "ensemble_last_epoch"])
+def test_other_metrics(call, trained, metric):
     pair, alone = (result(folder) for folder in trained)
-    ended = call("task=report", "task.source=folders", "task.format=csv", f"task.figure={figure}")
+    ended = call("task=report", "task.source=folders", "task.format=csv", f"task.metric={metric}")
     (row,) = csv.DictReader(io.StringIO(ended.out))
-    assert float(row["mean"]) == pytest.approx(sum(peer[figure] for peer in pair["peers"].values()) / 2)
-    beside = "own_head_last_epoch" if figure == "ensemble_last_epoch" else figure
+    assert float(row["mean"]) == pytest.approx(sum(peer[metric] for peer in pair["peers"].values()) / 2)
+    beside = "own_head_last_epoch" if metric == "ensemble_last_epoch" else metric
     assert float(row["baseline_mean"]) == pytest.approx(alone["peers"]["a"][beside])
 
 
 @pytest.mark.parametrize("format", ["table", "markdown", "csv", "latex"])
 def test_mlflow_tells_the_same_as_the_folders(call, delivered, format):
-    arguments = ["task=report", f"task.format={format}", "task.figure=all"]
+    arguments = ["task=report", f"task.format={format}", "task.metric=all"]
     from_folders = call(*arguments, "task.source=folders")
     from_mlflow = call(*arguments)
     assert (from_folders.status, from_mlflow.status) == (0, 0)
@@ -80,18 +80,18 @@ def test_mlflow_tells_the_same_as_the_folders(call, delivered, format):
     assert from_mlflow.out == from_folders.out and from_mlflow.out
 
 
-def test_figures_of_a_row_are_drawn_and_attached(call, delivered, tmp_path):
-    drawn = call("task=report", "task.figures=drawn", "task.format=csv")
+def test_plots_of_a_row_are_drawn_and_attached(call, delivered, tmp_path):
+    drawn = call("task=report", "task.plots=drawn", "task.format=csv")
     assert drawn.status == 0
-    assert drawn.err.splitlines()[-1] == "mcl_lab: figures of 1 rows are in drawn, attached to 1 MLflow runs"
+    assert drawn.err.splitlines()[-1] == "mcl_lab: plots of 1 rows are in drawn, attached to 1 MLflow runs"
     (folder,) = (tmp_path / "drawn").iterdir()
     assert re.fullmatch(r"resnet8-lmcl-[0-9a-f]{8}", folder.name)
     names = {f"{name}.{kind}" for name in ("accuracy", "loss") for kind in ("png", "svg")}
     assert {file.name for file in folder.iterdir()} >= names
-    attached = {file.name: file.read_bytes() for file in tmp_path.glob("mlartifacts/**/figures/*")}
+    attached = {file.name: file.read_bytes() for file in tmp_path.glob("mlartifacts/**/plots/*")}
     assert attached == {file.name: file.read_bytes() for file in folder.iterdir()}
-    again = call("task=report", "task.figures=again", "task.source=folders", "task.format=csv")
-    assert again.err.splitlines()[-1] == "mcl_lab: figures of 1 rows are in again"
+    again = call("task=report", "task.plots=again", "task.source=folders", "task.format=csv")
+    assert again.err.splitlines()[-1] == "mcl_lab: plots of 1 rows are in again"
     (other,) = (tmp_path / "again").iterdir()
     assert {file.name: file.read_bytes() for file in other.iterdir()} == attached
 
@@ -111,10 +111,10 @@ def test_the_layer_weights_of_a_journal_are_drawn(call, trained, tmp_path, monke
 
     def spy(title, at, pairs):
         drawn.append((list(at), pairs))
-        return layer_weights_figure(title, at, pairs)
+        return layer_weights_plot(title, at, pairs)
 
-    monkeypatch.setattr("mcl_lab.results.row_plots.layer_weights_figure", spy)
-    assert call("task=report", "task.figures=drawn", "task.source=folders").status == 0
+    monkeypatch.setattr("mcl_lab.results.report_plots.layer_weights_plot", spy)
+    assert call("task=report", "task.plots=drawn", "task.source=folders").status == 0
     assert len(list((tmp_path / "drawn").glob("*/layer_weights.*"))) == 2
     ((at, (pair,)),) = drawn
     assert at == [1, 2] and pair.row_heads == pair.column_heads == ["1", "2", "own"]
@@ -123,7 +123,7 @@ def test_the_layer_weights_of_a_journal_are_drawn(call, trained, tmp_path, monke
     assert np.allclose(pair.values, 0.1 * ours + 0.01 * row + 0.001 * column)
 
 
-def test_only_figures_import_matplotlib_and_reading_folders_no_mlflow(trained, tmp_path):
+def test_only_plots_import_matplotlib_and_reading_folders_no_mlflow(trained, tmp_path):
     command = [sys.executable, "-X", "importtime", str(RUN), "task=report", "task.source=folders"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0
@@ -186,7 +186,7 @@ def test_without_a_ledger_a_sweep_is_its_tag(call, trained):
         (["task.tag={seed: 7}"], "task.tag.seed: no run has '7'; there are 0, 1"),
         (["task.runs=nowhere"], "task.runs: there is no folder nowhere"),
         (["task.runs=empty"], "task.runs: there are no runs in the run folders in empty"),
-        (["task.figures=file/in"], "task.figures: cannot write into file/in/"),
+        (["task.plots=file/in"], "task.plots: cannot write into file/in/"),
         (["task.format=pdf"], "task.format: must be one of table, markdown, csv, latex"),
         (["task.source=mlflow"], "tracking.uri: there is no file "),
         (["task.source=mlflow", "tracking=none"], "tracking.uri: tracking.uri is null; task.source=folders"),

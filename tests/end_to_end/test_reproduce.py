@@ -88,7 +88,7 @@ def test_an_undisturbed_run(call, own_copy, baseline_run, tmp_path):
     assert (first.status, first.err) == (0, "")
     assert "epoch     loss" in first.out and first.out.splitlines()[-1].split(maxsplit=1) == ["verdict", TO_THE_BIT]
     assert f"equal to the bit ({len(networks(folder))} tensors)" in first.out
-    assert "all figures of 2 epochs are equal" in first.out
+    assert "all metrics of 2 epochs are equal" in first.out
     (again,) = reproductions(tmp_path)
     assert_same_run(again, folder)
     trained = contents(again)
@@ -318,7 +318,7 @@ def test_a_run_in_mlflow_whose_folder_is_gone(call, delivered, store, tmp_path):
     ended = call("task=reproduce", f"task.run={run}")
     assert (ended.status, ended.err) == (0, "")
     assert f"verdict        {TO_THE_BIT}" in ended.out and "equal to the bit (by their checksum)" in ended.out
-    assert "all figures of 2 epochs are equal" in ended.out
+    assert "all metrics of 2 epochs are equal" in ended.out
     (again,) = reproductions(tmp_path)
     # It is recorded, and not taken for another seed, or another try, of the run.
     assert sorted(store.runs()) == sorted([("FINISHED", folder.name), ("FINISHED", again.name)])

@@ -51,5 +51,5 @@ def test_a_run_that_is_stopped_and_goes_on(store, tmp_path, call):
         for name in sorted(line["metrics"])
     ]
     assert foreign(folder) == []
-    report = call("task=report", "task.format=csv", "task.figures=figures")
+    report = call("task=report", "task.format=csv", "task.plots=plots")
     assert report.status == 0 and "system" not in report.out

@@ -82,7 +82,7 @@ def report(hostile_store, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("words", [[], ["task.figure=all"], ["task.missing=rows"]], ids=" ".join)
+@pytest.mark.parametrize("words", [[], ["task.metric=all"], ["task.missing=rows"]], ids=" ".join)
 def test_the_terminal(report, words, tmp_path):
     assert "resnet8" in report(*words).lower() and not list(tmp_path.iterdir())
 
@@ -101,7 +101,7 @@ def test_markdown(report):
     out = report("task.format=markdown")
     assert "<script" not in out and "&lt;script" in out and not re.search(r"(?<!\\)\]\(javascript", out)
     widths = [line.replace(r"\|", "").count("|") for line in out.splitlines() if line.startswith("|")]
-    assert set(widths) <= {5, 6, 8, 9}  # with and without methods and published figures
+    assert set(widths) <= {5, 6, 8, 9}  # with and without methods and published numbers
 
 
 @pytest.mark.full
@@ -111,13 +111,13 @@ def test_csv(report):
 
 
 @pytest.mark.full
-def test_figures_stay_in_their_folder(report, tmp_path, hostile_store, monkeypatch):
-    """Drawn of the runs whose names are paths alone: a figure takes a second."""
+def test_plots_stay_in_their_folder(report, tmp_path, hostile_store, monkeypatch):
+    """Drawn of the runs whose names are paths alone: a plot takes a second."""
     monkeypatch.chdir(tmp_path)
     for word in ("../../outside", "/outside", ".."):
         out = cli.main(
             ["task=report", "task.source=mlflow", f"tracking.uri=sqlite:///{hostile_store}", f"task.tag={{pair: '{word}'}}",
-             "task.figures=drawn", "task.attach=false"]
+             "task.plots=drawn", "task.attach=false"]
         )  # fmt: skip
         assert out == 0
     made = [path for path in Path().rglob("*") if path.is_file()]

@@ -27,6 +27,7 @@ WRONG_FILES = [
     ("experiment/date", "seed: 2020-01-01\n", ["seed: must be an integer"]),
     ("experiment/digits", f"seed: {5000 * '9'}\n", ["4300 digits"]),
     ("experiment/deep", f"seed: {1000 * '['}{1000 * ']'}\n", ["recursion"]),
+    ("experiment/renamed", "defaults: [override /task: report]\ntask: {figures: x}\n", ["task.figures: is called task.plots"]),
     ("experiment/half_interpolation", "seed: ${\n", ["half_interpolation.yaml"]),
     ("experiment/escape", 'data: {name: "a\\e[31mb"}\n', ["data.name: must be text in Unicode"]),
     ("experiment/escape_key", '"a\\e[31mb": 1\n', ["there is no such setting"]),

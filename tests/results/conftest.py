@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcl_lab.results.rows import Peer, Run
+from mcl_lab.results.reported_runs import ReportedPeer, ReportedRun
 
 PAPER = {
     "data.images._target_": "mcl_lab.data.datasets.cifar100",
@@ -25,20 +25,20 @@ PAPER = {
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
-def a_run(networks, accuracies=None, *, loss="lmcl", seed=0, recipe=None, changed=None, **other) -> Run:
+def a_run(networks, accuracies=None, *, loss="lmcl", seed=0, recipe=None, changed=None, **other) -> ReportedRun:
     """A run of these networks, finished with these accuracies (of the own heads at the last epoch), one each."""
     recipe = PAPER | (recipe or {})
     changed = changed or {}
     names = "abcd"[: len(networks)]
     accuracies = accuracies or [None] * len(networks)
     peers = {
-        name: Peer(network, {"name": network}, {} if accuracy is None else {"own_head_last_epoch": accuracy})
+        name: ReportedPeer(network, {"name": network}, {} if accuracy is None else {"own_head_last_epoch": accuracy})
         for name, network, accuracy in zip(names, networks, accuracies, strict=True)
     }
     finished = None not in accuracies
     kind = "single" if len(networks) == 1 else "homogeneous" if len(set(networks)) == 1 else "heterogeneous"
     repeat = f"{networks} {loss} {sorted(changed.items())} {sorted(recipe.items(), key=str)}"
-    return Run(
+    return ReportedRun(
         **{
             "name": f"{'_'.join(networks)}-{loss}-s{seed}",
             "run_key": f"{repeat} {seed}",

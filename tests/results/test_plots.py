@@ -1,4 +1,4 @@
-"""Figures as files: they open, nothing in them is cut off, and they show the numbers they were given."""
+"""Plots as files: they open, nothing in them is cut off, and they show the numbers they were given."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -7,15 +7,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from mcl_lab.results.plots import (
-    Baseline,
-    Curve,
-    LayerWeights,
-    accuracy_figure,
-    layer_weights_figure,
-    loss_figure,
-    save,
-)
+from mcl_lab.results.curves import BaselineCurve, Curve, LayerWeights
+from mcl_lab.results.plots import accuracy_plot, layer_weights_plot, loss_plot, save
 
 LONG = "a network with a long name (widths=[16, 32, 64], block=bottleneck) " * 3 + "W" * 80
 NAMES = ["a: ResNet-32", LONG, "_hidden", "$x_1$ & <b> größe"]
@@ -35,18 +28,18 @@ def is_cut_off(figure) -> bool:
 
 def accuracy(name, seeds=1, epochs=12):
     curves = [curve(name, seeds, epochs), curve("b", seeds, epochs)]
-    return accuracy_figure(name, curves, [Baseline(curve(f"{name} alone", seeds, epochs), None)])
+    return accuracy_plot(name, curves, [BaselineCurve(curve(f"{name} alone", seeds, epochs), None)])
 
 
 def loss(name, seeds=1, epochs=12):
     terms = [curve(f"{name}{n}", seeds, epochs) for n in range(7)]
-    return loss_figure(name, terms, curve("sum", seeds, epochs))
+    return loss_plot(name, terms, curve("sum", seeds, epochs))
 
 
 def weights(name, seeds=1, epochs=12, heads=3, pairs=1):
     ticks = [str(n) for n in range(1, heads)] + ["own"]
     values = np.random.default_rng(0).uniform(0.3, 0.7, (epochs, heads, heads))
-    return layer_weights_figure(name, range(1, epochs + 1), [LayerWeights(name, name, ticks, ticks, values)] * pairs)
+    return layer_weights_plot(name, range(1, epochs + 1), [LayerWeights(name, name, ticks, ticks, values)] * pairs)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,8 +73,8 @@ def test_files_open_and_are_the_same_each_time(draw, tmp_path):
 
 
 def test_curves_are_means_with_a_band_and_baselines_are_dashed():
-    figure = accuracy_figure(
-        "t", [curve("a", seeds=3), curve("b")], [Baseline(curve("a alone"), 0), Baseline(curve("c"), None)]
+    figure = accuracy_plot(
+        "t", [curve("a", seeds=3), curve("b")], [BaselineCurve(curve("a alone"), 0), BaselineCurve(curve("c"), None)]
     )
     (axes,) = figure.axes
     first, second, beside, other = axes.lines
@@ -104,7 +97,7 @@ def test_curves_are_means_with_a_band_and_baselines_are_dashed():
 def test_the_loss_axis_is_logarithmic_only_where_it_can_be():
     def scale(*values):
         terms = [Curve(str(value), [1, 2], np.array([[value, value]])) for value in values]
-        return loss_figure("t", terms, Curve("sum", [1, 2], np.full((1, 2), sum(values)))).axes[0].get_yscale()
+        return loss_plot("t", terms, Curve("sum", [1, 2], np.full((1, 2), sum(values)))).axes[0].get_yscale()
 
     assert [scale(1.0, 100.0), scale(1.0, 2.0), scale(0.0, 100.0), scale(-1.0, 100.0)] == [
         "log",
@@ -116,7 +109,7 @@ def test_the_loss_axis_is_logarithmic_only_where_it_can_be():
 
 def test_heat_maps_from_the_first_epoch_to_the_last_with_their_numbers():
     values = np.arange(12 * 6).reshape(12, 2, 3) / 100
-    figure = layer_weights_figure(
+    figure = layer_weights_plot(
         "t", range(1, 13), [LayerWeights("a: x", "b: y", ["1", "own"], ["1", "2", "own"], values)]
     )
     maps = [axes for axes in figure.findobj(lambda artist: hasattr(artist, "get_images")) if axes.get_images()]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from mcl_lab.results import formats
 from mcl_lab.results.published import Published
 from mcl_lab.results.report import Line, Row, Section, Table
-from mcl_lab.results.rows import Sample
+from mcl_lab.results.reported_runs import Sample
 
-FIGURE = "own_head_last_epoch"
+METRIC = "own_head_last_epoch"
 PAIR = Row(
     "resnet32_resnet110",
     "lmcl",
@@ -35,7 +35,7 @@ TABLE = Table(
 
 def test_markdown():
     assert (
-        formats.markdown({FIGURE: [TABLE]})
+        formats.markdown({METRIC: [TABLE]})
         == """\
 ### cifar100, 300 epochs
 
@@ -62,7 +62,7 @@ No runs yet: WRN-16-2.
 def test_latex():
     caption = r"Test accuracy (\%), own head, last epoch, mean $\pm$ std (n seeds). Compare the gains."
     assert (
-        formats.latex({FIGURE: [TABLE]}).replace(caption, "CAPTION")
+        formats.latex({METRIC: [TABLE]}).replace(caption, "CAPTION")
         == r"""% needs \usepackage{booktabs}
 
 \begin{table}
@@ -98,11 +98,11 @@ def test_latex():
 
 
 def test_csv_has_every_number_unrounded():
-    first, second, third = csv.DictReader(io.StringIO(formats.as_csv({FIGURE: [TABLE]})))
+    first, second, third = csv.DictReader(io.StringIO(formats.as_csv({METRIC: [TABLE]})))
     assert first == {
         "dataset": "cifar100",
         "recipe": "cifar100, 300 epochs",
-        "figure": FIGURE,
+        "figure": METRIC,
         "section": "Heterogeneous pairs",
         "pair": "resnet32_resnet110",
         "network": "ResNet-32",
@@ -124,8 +124,8 @@ def test_csv_has_every_number_unrounded():
     assert [third[name] for name in ("method", "published", "std", "gain")] == ["dml", "", "1.0", "-1.0"]
 
 
-def test_every_figure_has_its_tables():
-    both = {FIGURE: [TABLE], "ensemble_last_epoch": [TABLE]}
+def test_every_metric_has_its_tables():
+    both = {METRIC: [TABLE], "ensemble_last_epoch": [TABLE]}
     assert formats.markdown(both).count("### ") == 2 and "ensemble, last epoch" in formats.markdown(both)
     assert [row["figure"] for row in csv.DictReader(io.StringIO(formats.as_csv(both)))] == [
         name for name in both for _ in range(3)
@@ -144,7 +144,7 @@ def with_names(name: str) -> Table:
 
 @given(ANY)
 def test_odd_names_break_no_row_of_markdown(name):
-    text = formats.markdown({FIGURE: [with_names(name)]})
+    text = formats.markdown({METRIC: [with_names(name)]})
     rows = [line for line in text.split("\n") if line.startswith("| ")]
     assert len(rows) == 4
     assert all(len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) == 6 for row in rows)
@@ -154,7 +154,7 @@ def test_odd_names_break_no_row_of_markdown(name):
 
 @given(ANY)
 def test_odd_names_break_no_row_of_latex(name):
-    text = formats.latex({FIGURE: [with_names(name)]})
+    text = formats.latex({METRIC: [with_names(name)]})
     body = "\n".join(line for line in text.split("\n") if not line.startswith("%"))
     bare = re.sub(r"\\\\|\\[{}$&#_%]", "", body)  # what is left of these means something to LaTeX
     assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
@@ -166,7 +166,7 @@ def test_odd_names_break_no_row_of_latex(name):
 
 @given(ANY)
 def test_odd_names_come_back_from_csv(name):
-    rows = list(csv.DictReader(io.StringIO(formats.as_csv({FIGURE: [with_names(name)]}))))
+    rows = list(csv.DictReader(io.StringIO(formats.as_csv({METRIC: [with_names(name)]}))))
     assert [row["network"] for row in rows] == [formats.plain_text(name)] * 2
     assert all(None not in row.values() and None not in row for row in rows)
 

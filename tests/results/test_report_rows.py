@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcl_lab.results.report import tables
-from mcl_lab.results.rows import once, sample
+from mcl_lab.results.reported_runs import once, sample
 
 HEADLINE = "own_head_last_epoch"
 PAIR = ["resnet32", "resnet32"]
@@ -76,7 +76,7 @@ def test_neither_schedules_nor_data_sets_are_mixed(run, alone, other):
     assert paper.title != apart.title
     words = " ".join(apart.remarks)
     assert ("not the paper's recipe: trainer.epochs 100, not 300" in words) is ("dataset" not in other)
-    assert ("published figures are of CIFAR-100, ours of cifar10" in words) is ("dataset" in other)
+    assert ("published numbers are of CIFAR-100, ours of cifar10" in words) is ("dataset" in other)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_nobody_misses_the_published_rows_of_other_networks(run):
 def test_the_ensemble_stands_beside_the_baselines_own_head(run, alone):
     pair = run(PAIR, [75.0, 75.0])
     for peer in pair.peers.values():
-        peer.figures["ensemble_last_epoch"] = 78.0
+        peer.metrics["ensemble_last_epoch"] = 78.0
     runs = [pair, alone("resnet32", 70.0)]
     (table,) = tables(runs, runs, "ensemble_last_epoch")
     assert lines([table])["Homogeneous pairs", "ResNet-32", "lmcl"].gain == 8.0

@@ -199,7 +199,7 @@ def test_a_store_that_refuses_samples_has_all_the_rest(
         wait_until(lambda: results == [True])
         sync(None, runs=str(journal.folder))  # raises nothing
         (line,) = capsys.readouterr().out.splitlines()[-1:]
-        assert line.startswith(f"{journal.folder}: delivered to {store}, but for figures of the machine: ")
+        assert line.startswith(f"{journal.folder}: delivered to {store}, but for metrics of the machine: ")
         assert "413" in line
     (run,) = stored_runs(store)
     assert (run["status"], len(run["metrics"])) == ("FINISHED", 2)
