@@ -134,17 +134,17 @@ def status(folder):
 
 def stop_itself(patch, step, *numbers) -> None:
     """This process sends itself these signals in that training step."""
-    from mcl_lab.training.figures import EpochFigures
+    from mcl_lab.training.metrics import EpochMetrics
 
-    original = EpochFigures.add
+    original = EpochMetrics.add
 
-    def add(figures, terms, own_logits, labels, now):
-        original(figures, terms, own_logits, labels, now)
+    def add(metrics, terms, own_logits, labels, now):
+        original(metrics, terms, own_logits, labels, now)
         if now == step:
             for number in numbers:
                 os.kill(os.getpid(), number)
 
-    patch.setattr(EpochFigures, "add", add)
+    patch.setattr(EpochMetrics, "add", add)
 
 
 class Store:
