@@ -7,7 +7,7 @@ import pytest
 from documents import DOCUMENTS, HOUSE, text_of
 
 from mcl_lab.config.compose import CONF
-from mcl_lab.config.document import COMMAND, document
+from mcl_lab.terminal.document import COMMAND, document
 
 SECTIONS = "|".join(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "network"))
 

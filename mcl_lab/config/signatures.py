@@ -54,10 +54,7 @@ def later_arguments(target: object) -> Mapping[str, object]:
     """The arguments of a class or function that are marked as added later, with their defaults; none of what cannot be found."""
     if not isinstance(target, str) or target.startswith(_WITHOUT_LATER):
         return {}
-    try:
-        return signature_of("", target).later
-    except InputError:
-        return {}
+    return _later_of_ours(target) if target.startswith("mcl_lab.") else _later(target)
 
 
 def constant(module: str, name: str) -> object:
@@ -106,6 +103,16 @@ def source_file(module: str) -> Path | None:
             if path.is_file():
                 return path
     return None
+
+
+def _later(target: str) -> Mapping[str, object]:
+    try:
+        return signature_of("", target).later
+    except InputError:
+        return {}
+
+
+_later_of_ours = functools.cache(_later)  # our own files stay as they are
 
 
 @functools.lru_cache(maxsize=1000)

@@ -14,7 +14,6 @@ from training_runs import RUN, heavy_imports
 
 from mcl_lab import cli
 from mcl_lab.config.catalogue import GROUPS, HIDDEN, catalogue, default_options, first_line, kind_of_pair
-from mcl_lab.config.comments import Entry, entries
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.sweeps import SWEEPS, expand
 from mcl_lab.terminal.help import help_text
@@ -201,23 +200,3 @@ def test_the_line_of_a_file(text, line):
 def test_kinds_of_other_files(content, kind, tmp_path):
     (tmp_path / "pair.yaml").write_text(yaml.safe_dump(content))
     assert kind_of_pair(tmp_path / "pair.yaml") == kind
-
-
-def test_keys_of_a_file_with_their_comments(tmp_path):
-    text = """# What it is.
-defaults: [other]
-a: "#1"                # in quotes
-b: [1, 2]
-node:   # made by
-  _target_: x.Y  # unseen
-  deep: {c: 3}  # flow,
-  rest: ???
-"""
-    (tmp_path / "file.yaml").write_text(text)
-    assert list(entries(tmp_path / "file.yaml")) == [
-        Entry("a", '"#1"', "in quotes"),
-        Entry("b", "[1, 2]", ""),
-        Entry("node", "x.Y", "made by", is_node=True),
-        Entry("node.deep", "{c: 3}", "flow"),
-        Entry("node.rest", "???", ""),
-    ]

@@ -203,7 +203,7 @@ HOSTILE = {
     "a program below": (network(x={"_target_": "os.system"}), "os.system is not allowed"),
     "PyTorch's loader": (network(_target_="torch.hub.load"), "torch.hub.load is not allowed"),
     "our launcher": (network(_target_="mcl_lab.launch.queue.run_command"), "is not allowed"),
-    "a download": (network(_target_="mcl_lab.data.datasets.cifar100", root="x"), "is no network"),
+    "a download": (network(_target_="mcl_lab.data.datasets.cifar100", root="x"), "is not allowed here"),
     "pretrained weights": (network(_target_="torchvision.models.resnet18"), "is no network"),
     "no network": (network(_target_="mcl_lab.networks.portable.PortableNetwork"), "network"),
     "a package that is not named": (network(_target_="mine.nets.Plain"), "MCL_LAB_PLUGINS"),

@@ -1,6 +1,6 @@
 """docs/config.md, from the YAML files and the signatures that they are checked by.
 
-python -m mcl_lab.config.document > docs/config.md
+python -m mcl_lab.terminal.document > docs/config.md
 """
 
 import ast
@@ -12,13 +12,13 @@ import yaml
 
 from mcl_lab.config import schema
 from mcl_lab.config.catalogue import GROUPS, KINDS, Option, catalogue, default_options, kind_of_pair
-from mcl_lab.config.comments import Entry, entries
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.signatures import signature_of
 from mcl_lab.config.sweeps import expand
 from mcl_lab.config.values import describe
+from mcl_lab.terminal.yaml_comments import Entry, entries
 
-COMMAND = "python -m mcl_lab.config.document > docs/config.md"
+COMMAND = "python -m mcl_lab.terminal.document > docs/config.md"
 PEER = "pair.peers.NAME"
 _NO_GROUP = "Keys of no group"
 _TOP = f"""\
