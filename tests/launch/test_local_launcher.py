@@ -158,18 +158,21 @@ def test_cores_are_shared_out(sweep, monkeypatch):
 
 
 def test_a_failure_stops_no_other_and_is_tried_again(sweep):
-    sweep.status = {"r0": 3, "r1": -9}
-    runs = sweep.runs(3, uses_gpu=False)
-    sweep.launch(LocalLauncher(jobs=3), runs)
+    sweep.status = {"r0": 3, "r1": -9, "r3": 4}
+    runs = sweep.runs(4, uses_gpu=False)
+    sweep.launch(LocalLauncher(jobs=4), runs)
     standings = [sweep.ledger.standing(run) for run in runs]
-    assert [standing.state for standing in standings] == ["failed", "failed", "finished"]
-    assert [standing.detail for standing in standings[:2]] == ["it went wrong", "killed by SIGKILL"]
-    assert [run.latest.exit_status for run in runs] == [3, -9, 0]
+    assert [standing.state for standing in standings] == ["failed", "failed", "finished", "failed"]
+    # By its own last words, by its signal, and of one that left none by its status and what it printed.
+    told = ["it went wrong", "killed by SIGKILL", "", "exit status 4: more of them"]
+    assert [standing.detail for standing in standings] == told
+    assert [run.latest.exit_status for run in runs] == [3, -9, 0, 4]
+    assert not list(sweep.folder.glob("*.words"))
 
     sweep.status = {}
-    sweep.launch(LocalLauncher(jobs=3), runs)
-    assert sweep.states(runs) == ["finished"] * 3
-    assert [len(run.attempts) for run in runs] == [2, 2, 1]  # what was finished was left alone
+    sweep.launch(LocalLauncher(jobs=4), runs)
+    assert sweep.states(runs) == ["finished"] * 4
+    assert [len(run.attempts) for run in runs] == [2, 2, 1, 2]  # what was finished was left alone
     assert (sweep.folder / "r0.log").read_text().count("$ ") == 2
 
 
