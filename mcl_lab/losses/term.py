@@ -4,6 +4,7 @@ every step: one that has no part in a step is 0 there.
 S_i heads of peer i, B batch, C classes, D_i embedding width of peer i, P pairs of embeddings (contrastive.py).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -20,7 +21,7 @@ class LossInput(NamedTuple):
     pair_weights: Tensor | None  # (P, B), layer-matching weights; None: all 1
 
 
-class Term(nn.Module):
+class Term(nn.Module, ABC):
     """A term of one loss, `loss(batch)`, which is put out as `name` times `weight`; of weight 0 it is not computed."""
 
     name: ClassVar[str]
@@ -32,9 +33,9 @@ class Term(nn.Module):
     def forward(self, batch: LossInput) -> dict[str, Tensor]:
         return {self.name: self.weight * self.loss(batch)} if self.weight else {}
 
+    @abstractmethod
     def loss(self, batch: LossInput) -> Tensor:
         """The scalar that is weighted."""
-        raise NotImplementedError
 
 
 def total(losses: Iterable[Tensor]) -> Tensor:

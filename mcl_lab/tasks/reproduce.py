@@ -52,7 +52,7 @@ def reproduce(
         again = config_as_it_was(config, original)
         device = use_device(again.trainer)
         environment, _ = environment_of(device)
-        folder = run_folder(config).parent / REPRODUCED / f"{identity_of(again).name}-{_hash(environment)}"
+        folder = run_folder(config).parent / REPRODUCED / f"{identity_of(again).name}-{_digest_of(environment)}"
         again.hydra.run.dir = str(folder)
         refuse_other_run(again, folder)
         if is_finished(folder):
@@ -89,8 +89,8 @@ def judge(compared: Comparison, tolerance: float) -> tuple[str, bool]:
     if compared.to_the_bit:
         return "reproduced to the bit", True
     if compared.apart <= tolerance:
-        return f"same figures within {compared.apart:.4g} percentage points", True
-    return f"differs: final figures by {_points(compared.apart)}, task.tolerance is {tolerance:.4g}", False
+        return f"same final metrics within {compared.apart:.4g} percentage points", True
+    return f"differs: final metrics by {_points(compared.apart)}, task.tolerance is {tolerance:.4g}", False
 
 
 def as_json(original: Original, folder: Path, differing: Mapping, compared: Comparison) -> dict[str, Any]:
@@ -109,6 +109,6 @@ def _points(apart: float) -> str:
     return "more than there is to compare" if apart == float("inf") else f"up to {apart:.4g} percentage points"
 
 
-def _hash(environment: Mapping) -> str:
-    deciding = {name: environment.get(name) for name in DECIDING}
-    return digest_of(deciding)[:8]
+def _digest_of(environment: Mapping) -> str:
+    """Eight digits that tell one combination of code, versions and device from another."""
+    return digest_of({name: environment.get(name) for name in DECIDING})[:8]

@@ -186,7 +186,7 @@ def test_a_changed_bit_in_the_networks_is_told(call, own_copy, baseline_run):
         facts={"data": state["data"]},
     ).finish({"parts": kept})  # fmt: skip
     code, told = reproduced(call, folder)
-    assert (code, told["verdict"]) == (0, "same figures within 0 percentage points")
+    assert (code, told["verdict"]) == (0, "same final metrics within 0 percentage points")
     assert (told["weights"], told["different_tensors"]) == (False, 1) and 0 < told["largest_weight_difference"] < 1e-6
 
 
@@ -200,11 +200,11 @@ def test_a_damaged_networks_file_is_told_and_the_checksum_compared(call, own_cop
     assert (code, told["verdict"], told["tensors"]) == (0, TO_THE_BIT, 0) and "is damaged" in told["notes"][0]
     edit(folder, lambda told: told.update(weights="0" * 64))
     code, told = reproduced(call, folder)
-    assert (told["weights"], told["verdict"]) == (False, "same figures within 0 percentage points")
+    assert (told["weights"], told["verdict"]) == (False, "same final metrics within 0 percentage points")
     path.unlink()
     edit(folder, lambda told: told.pop("weights"))
     code, told = reproduced(call, folder)
-    assert (told["weights"], told["verdict"]) == (None, "same figures within 0 percentage points")
+    assert (told["weights"], told["verdict"]) == (None, "same final metrics within 0 percentage points")
 
 
 def test_other_figures_fail_beyond_the_tolerance(call, own_copy, baseline_run):
@@ -221,12 +221,12 @@ def test_other_figures_fail_beyond_the_tolerance(call, own_copy, baseline_run):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     ended = call(*REPRODUCE, f"task.run={folder}", "task.tolerance=0.2")
     assert ended.status == 1 and ended.err == (
-        f"mcl_lab: error: {folder.name} is not reproduced: differs: final figures by up to 0.25 percentage points, "
+        f"mcl_lab: error: {folder.name} is not reproduced: differs: final metrics by up to 0.25 percentage points, "
         "task.tolerance is 0.2\n"
     )
     assert f"the first to differ is epoch 2, train/loss: {before + 0.5} -> {before}" in ended.out
     code, told = reproduced(call, folder, "task.tolerance=0.3")
-    assert (code, told["verdict"]) == (0, "same figures within 0.25 percentage points")
+    assert (code, told["verdict"]) == (0, "same final metrics within 0.25 percentage points")
     assert told["weights"] is True and told["first"][:2] == told["largest"][:2] == [2, "train/loss"]
     edit(folder, lambda told: told["final"].pop("final/b/own_head_last_epoch"))
     code, told = reproduced(call, folder, "task.tolerance=100")
@@ -238,7 +238,7 @@ def test_a_damaged_journal_is_told(call, own_copy, baseline_run):
     first, second = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text(first + second[: len(second) // 2] + "\n")
     code, told = reproduced(call, folder)
-    assert (code, told["weights"], told["verdict"]) == (0, True, "same figures within 0 percentage points")
+    assert (code, told["weights"], told["verdict"]) == (0, True, "same final metrics within 0 percentage points")
     assert told["notes"] == [f"damaged in {folder}: metrics.jsonl, line 2"] and told["first"][0] == 2
 
 

@@ -45,7 +45,7 @@ def hostile_tags():
 
 @pytest.fixture(scope="module")
 def hostile_store(tmp_path_factory):
-    """Each set as a run with curves and final figures, each in a recipe of its own, so that none hides another."""
+    """Each set as a run with curves and final metrics, each in a recipe of its own, so that none hides another."""
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     client = MlflowClient(tracking_uri=f"sqlite:///{file}")
     experiment = client.create_experiment("mcl_lab", artifact_location=(file.parent / "artifacts").as_uri())
