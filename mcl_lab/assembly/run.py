@@ -54,10 +54,11 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
 
     seed_everything(config.seed)
     data = build_data(config.data, device)
-    learners = build_learners(config, len(data.train.classes), device, data.train.images.shape[-2:])
     layout = {"channels_last": config.trainer.channels_last}
     balanced = config.loss.class_balanced
+    # Before the learners, which are tried on a batch's labels: a batch that there are no images for may not fit memory either.
     batches = training_batches(config.data, data, class_balanced=balanced, seed=config.seed, **layout)
+    learners = build_learners(config, len(data.train.classes), device, data.train.images.shape[-2:])
     method = build_method(config, learners)
     evaluations = {
         name: evaluation_batches(images, data.facts, batch_size=config.data.batch_size, **layout)
