@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::detach", "aten::_unsafe_view", "aten::set_")
 RATE_SECONDS = 0.3  # for which a rate is measured, at least
+LONG = 0.05  # seconds, of one piece of work whose rate is measured
 
 
 class Stopwatch:
@@ -100,14 +101,22 @@ def multi_adds_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Multiply-accumulate operations a second of a large matrix product.
 
     There are two libraries for it, one behind matrix products and one behind convolutions, which may compute in TF32: that of
-    the faster one.
+    the faster one. Products grow only until one takes a while: a processor without instructions for bfloat16 takes a minute
+    for what others do in a tenth of a second.
     """
-    size = 8192 if device.type == "cuda" else 2048
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    images = torch.randn(64, size // 4, 8, 8, device=device, dtype=dtype)  # 4096 rows of size / 4
-    images = images.to(memory_format=torch.channels_last)
-    filters = torch.randn(size // 4, size // 4, 1, 1, device=device, dtype=dtype)
-    work = [lambda: a @ a, lambda: torch.conv2d(images, filters)]
+
+    def product(size: int) -> Callable[[], Tensor]:
+        a = torch.randn(size, size, device=device, dtype=dtype)
+        return lambda: a @ a
+
+    def convolution(size: int) -> Callable[[], Tensor]:
+        images = torch.randn(64, size // 4, 8, 8, device=device, dtype=dtype)  # 4096 rows of size / 4
+        images = images.to(memory_format=torch.channels_last)
+        filters = torch.randn(size // 4, size // 4, 1, 1, device=device, dtype=dtype)
+        return lambda: torch.conv2d(images, filters)
+
+    largest = 8192 if device.type == "cuda" else 2048
+    work = [_large_enough(make, largest, device) for make in (product, convolution)]
     return max(count_multi_adds(one) / _seconds(one, device) for one in work)
 
 
@@ -118,13 +127,30 @@ def copy_rate(device: torch.device) -> float:
     return 2 * source.nbytes / _seconds(lambda: target.copy_(source), device)
 
 
+def _large_enough(
+    make: Callable[[int], Callable[[], Tensor]], largest: int, device: torch.device
+) -> Callable[[], Tensor]:
+    """The work of the largest size, or of the first that takes long."""
+    size = 256
+    while True:
+        work = make(size)
+        work()
+        if size == largest or _timed(work, device) > LONG:
+            return work
+        size *= 2
+
+
 def _seconds(work: Callable[[], Tensor], device: torch.device) -> float:
     work()
     times: list[float] = []
     until = time.monotonic() + RATE_SECONDS
     while time.monotonic() < until or len(times) < 5:
-        watch = Stopwatch(device)
-        work()
-        watch.mark("work")
-        times.append(watch.seconds()["work"])
+        times.append(_timed(work, device))
     return median(times)
+
+
+def _timed(work: Callable[[], Tensor], device: torch.device) -> float:
+    watch = Stopwatch(device)
+    work()
+    watch.mark("work")
+    return watch.seconds()["work"]
