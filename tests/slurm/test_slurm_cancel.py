@@ -67,10 +67,10 @@ def test_a_launcher_that_waits_is_interrupted_and_killed(desk):
     assert sum(run["state"] in ("running", "finished") for run in desk.standings("three")) >= 2
 
     waiting = desk.start(*command)
-    time.sleep(5)
+    said = next(line for line in waiting.stdout if "submitted" in line)
     waiting.kill()
-    out, _ = waiting.communicate(timeout=60)
-    assert "0 of 3 runs submitted" in out
+    waiting.communicate(timeout=60)
+    assert "0 of 3 runs submitted" in said
 
     out = desk.run("task=sweep", "task.sweep=three", "task.action=status", timeout=400)  # returns when all have ended
     assert {run["state"] for run in desk.standings("three")} == {"finished"}
