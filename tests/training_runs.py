@@ -7,9 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
+
+from mcl_lab import cli
 
 RUN = Path(__file__).resolve().parents[1] / "run.py"
 
@@ -52,6 +56,31 @@ def end(process, timeout=300) -> Ended:
     return Ended(process.returncode, out, err)
 
 
+@contextmanager
+def nothing_from_outside():
+    """A MonkeyPatch without the variables that would steer a run; torch's threads are afterwards as they were."""
+    import torch  # here, as helpers of tests that need no torch import this module too
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("SLURM_", "MLFLOW_", "MCL_LAB_"))]:
+            patch.delenv(name)
+        before = torch.get_num_threads()
+        yield patch
+        torch.set_num_threads(before)
+
+
+def caller(patch, capfd):
+    """call(*arguments) -> Ended: run.py's main in this process."""
+
+    def call(*arguments) -> Ended:
+        patch.setattr(sys, "argv", [str(RUN), *arguments])
+        capfd.readouterr()
+        status = cli.main(list(arguments))
+        return Ended(status, *capfd.readouterr())
+
+    return call
+
+
 def heavy_imports(arguments, cwd) -> str:
     """What run.py's main prints, and on a last line its exit status with the packages that it has imported of those that
     take seconds."""
@@ -82,7 +111,6 @@ def main_in(cwd, arguments, errors="output.txt") -> None:
     os.chdir(cwd)
     for number, name in ((1, "output.txt"), (2, errors)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    from mcl_lab import cli
 
     sys.argv = [str(RUN), *arguments]
     sys.exit(cli.main(arguments))

@@ -1,6 +1,5 @@
 """Undisturbed runs to compare with, each trained once a session, and run.py called in this process."""
 
-import os
 import shutil
 import signal
 import sys
@@ -8,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
-from training_runs import ALONE, BASELINE, LMCL, RUN, Ended, Store, only_folder, stop_itself
+from training_runs import ALONE, BASELINE, LMCL, RUN, Store, caller, nothing_from_outside, only_folder, stop_itself
 
 from mcl_lab import cli
 
@@ -18,28 +16,17 @@ from mcl_lab import cli
 @pytest.fixture(scope="session", autouse=True)
 def quiet_surroundings():
     """One thread, and nothing from outside that would steer a run."""
-    with pytest.MonkeyPatch.context() as patch:
+    with nothing_from_outside() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.delenv("FORCE_COLOR", raising=False)
-        for name in [name for name in os.environ if name.startswith(("SLURM_", "MLFLOW_", "MCL_LAB_"))]:
-            patch.delenv(name)
-        before = torch.get_num_threads()
         yield
-        torch.set_num_threads(before)
 
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, capfd):
     """call(*arguments) -> Ended: run.py's main in this process, in the folder tmp_path."""
     monkeypatch.chdir(tmp_path)
-
-    def run_main(*arguments) -> Ended:
-        monkeypatch.setattr(sys, "argv", [str(RUN), *arguments])
-        capfd.readouterr()
-        status = cli.main(list(arguments))
-        return Ended(status, *capfd.readouterr())
-
-    return run_main
+    return caller(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def test_a_launcher_that_waits_is_interrupted_and_killed(desk):
     waiting.communicate(timeout=60)
     assert "0 of 3 runs submitted" in said
 
-    out = desk.run("task=sweep", "task.sweep=three", "task.action=status", timeout=400)  # returns when all have ended
+    desk.run("task=sweep", "task.sweep=three", "task.action=status", timeout=400)  # returns when all have ended
     assert {run["state"] for run in desk.standings("three")} == {"finished"}
     assert [run["attempts"] for run in desk.standings("three")] == [1] * 3
     desk.wait_for_queue()
