@@ -111,7 +111,6 @@ def main_in(cwd, arguments, errors="output.txt") -> None:
     os.chdir(cwd)
     for number, name in ((1, "output.txt"), (2, errors)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-
     sys.argv = [str(RUN), *arguments]
     sys.exit(cli.main(arguments))
 
