@@ -35,3 +35,11 @@ def with_failing(call: str, error: str, when: str) -> list[str]:
         pytest.skip("strace cannot be used here")
     inject = f"inject={call}:error={error}:when={when}"
     return [program, "-f", "--seccomp-bpf", "-qq", "-o", os.devnull, "-e", f"trace={call}", "-e", inject]
+
+
+def as_nobody() -> list[str]:
+    """The beginning of a command line that runs as a user without name and home folder."""
+    command = ["unshare", "--user", "--map-user=54321", "env", "-u", "HOME", "-u", "USER", "-u", "LOGNAME"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this machine gives nobody a user of their own")
+    return command

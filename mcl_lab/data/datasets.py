@@ -7,7 +7,6 @@ Dimensions: N images, H x W pixels.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from mcl_lab.data import cifar, image_files
 from mcl_lab.errors import InputError
+from mcl_lab.host.files import expanded
 
 OFFERED = {"data.images": ["digits", "cifar10", "cifar100", "imagefolder"]}  # to configs, by place
 
@@ -118,7 +118,7 @@ def imagefolder(
     _check_whole_number("data.images.size", size, least=1)
     if limit is not None:
         _check_whole_number("data.images.limit", limit, least=1)
-    folder = Path(root).expanduser()
+    folder = expanded(root, "data.root")
     if not os.path.isdir(folder):
         raise InputError("data.root", f"there is no folder {folder}")
     train_files = image_files.scan(folder / train, "data.images.train")
@@ -181,7 +181,7 @@ def _check_whole_number(key: str, value: int, least: int) -> None:
 
 
 def _cifar(name: str, root: str, checksums: Mapping[str, str] | None) -> Splits:
-    return Splits(*(ImageSet(*part) for part in cifar.load(name, Path(root).expanduser(), checksums)))
+    return Splits(*(ImageSet(*part) for part in cifar.load(name, expanded(root, "data.root"), checksums)))
 
 
 def _check_same_classes(train: tuple[str, ...], test: tuple[str, ...]) -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, get_args, get_origin
 
+from mcl_lab.errors import InputError
+
 
 def write_atomically(path: Path, content: str | bytes, *, shared: bool = False) -> None:
     """Replace `path` by `content`, text as UTF-8; after a crash at any moment it holds the old content or the new one.
@@ -30,6 +32,15 @@ def write_atomically(path: Path, content: str | bytes, *, shared: bool = False) 
             temporary.unlink()  # on a full disk it would take the room that others need
         raise
     _sync_folder(path.parent)  # the new name itself must survive a power cut
+
+
+def expanded(path: str, key: str) -> Path:
+    """A path that a setting names, with the home folder for `~`. Raises InputError `key` when there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        home = Path(path).parts[0]
+        raise InputError(key, f"there is no home folder that {home} could stand for; write the whole path") from None
 
 
 def write_json(path: Path, value: dict[str, Any], *, shared: bool = False) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from mcl_lab.errors import InputError
+from mcl_lab.host.files import expanded
 from mcl_lab.host.secrets import QUERY
 
 USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
@@ -122,7 +123,7 @@ def _absolute_sqlite(uri: str) -> str:
     path, mark, query = rest.partition("?")
     if not found or not path or path == ":memory:":
         raise InputError("tracking.uri", "needs a file: sqlite:///FILE.db")
-    return f"{scheme}:///{Path(path).expanduser().absolute()}{mark}{query}"
+    return f"{scheme}:///{expanded(path, 'tracking.uri').absolute()}{mark}{query}"
 
 
 def _split(uri: str) -> SplitResult:

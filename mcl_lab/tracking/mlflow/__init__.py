@@ -14,6 +14,8 @@ def configure() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # MLflow complains where there is no git
+    if os.path.expanduser("~") == "~":  # nobody's home, as in a container: MLflow looks for it when it is imported
+        os.environ["HOME"] = "/nonexistent"
 
 
 configure()
