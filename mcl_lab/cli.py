@@ -32,7 +32,7 @@ from mcl_lab.config.targets import SLURM, TRAIN
 from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.host import last_words
 from mcl_lab.host.secrets import without_secrets
-from mcl_lab.host.text import plain_text
+from mcl_lab.host.text import plain_text, print_anywhere
 from mcl_lab.terminal.help import help_text
 
 SHELL_ACTIONS = ("install=", "uninstall=", "query=")  # Hydra's
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # a second run) a step takes several times as long; so few spins cost next to nothing. Read when PyTorch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     last_words.claim()
+    print_anywhere()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         flags = parse(argv)

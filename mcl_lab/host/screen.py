@@ -3,14 +3,15 @@
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
-from mcl_lab.host.text import plain_text
+from mcl_lab.host.text import plain_text, spelt_out
 
 WIDTH = 120  # of what goes into a file or a pipe
 
@@ -33,6 +34,10 @@ class Screen(Console):
             if not control:
                 text = "\n".join(map(plain_text, text.split("\n")))
             yield Segment(text, style, control)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """In characters that the screen has, before widths are measured, so that columns stay straight."""
+        return super().render_str(spelt_out(text, self.encoding), **options)
 
 
 class _Trimmed:

@@ -105,6 +105,7 @@ def run_command(command: Sequence[str]) -> subprocess.CompletedProcess | None:
             command,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=TIMEOUT,
             stdin=subprocess.DEVNULL,
             env=own | {"SLURM_BITSTR_LEN": "0"},  # lists of elements in full

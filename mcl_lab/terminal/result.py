@@ -110,6 +110,7 @@ def models_logged(config: DictConfig, folder: Path) -> list[tuple[str, str]]:
                 env=os.environ | credentials(config.tracking.uri) | last_words.asked_for(said),
                 capture_output=True,
                 text=True,
+                errors="replace",
                 timeout=LONGEST_LOGGING,
             )
             if ended.returncode == 0:

@@ -24,6 +24,7 @@ from mcl_lab.errors import RunFailed
 from mcl_lab.host.files import exclusive
 from mcl_lab.host.processes import ProcessId, search_path
 from mcl_lab.host.secrets import without_secrets
+from mcl_lab.host.text import print_anywhere
 from mcl_lab.host.uri import credentials
 from mcl_lab.runs.journal import last_word, read_record, read_status
 from mcl_lab.runs.layout import RecordFolder
@@ -111,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pid", type=int, required=True, help="the training process")
     parser.add_argument("--system", type=float, help="seconds between two samples of the machine; none without")
     options = parser.parse_args(arguments)
+    print_anywhere()
     # A scheduler stops a job by signalling all of its processes. The training process answers by writing its last word,
     # and that is to be delivered: this process ends by itself, soon after that one.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):

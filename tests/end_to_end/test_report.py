@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shell import as_nobody
 from training_runs import RUN, epochs, result
 
 from mcl_lab.results.plots import layer_weights_plot
@@ -58,6 +59,27 @@ def test_the_table(call, trained):
     assert f" {baseline:.2f} (1) " in row and f" {ours:.2f} (1) " in row and row.endswith(f" {ours - baseline:+.2f}")
     assert "not finished: stopped (interrupted, epoch 0 of 2)" in ended.out
     assert "digits, 2 epochs, batch 64" in ended.out and "publ." not in ended.out and "no runs yet" not in ended.out
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "csv", "latex"])
+def test_an_ascii_terminal_gets_the_same_in_its_letters(call, trained, monkeypatch, format):
+    arguments = ["task=report", "task.source=folders", f"task.format={format}"]
+    known = call(*arguments).out
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    assert call(*arguments).status == 0
+    words = [text.replace("±", "+-").replace("–", "-").split() for text in (known, raw.getvalue().decode("ascii"))]
+    if format == "table":  # rich draws other lines
+        words = [[word.strip("|─-+") for word in text if word.strip("|─-+")] for text in words]
+    assert words[0] == words[1] and words[0]
+
+
+@pytest.mark.full
+def test_a_user_without_name_and_home_folder(delivered, tmp_path):
+    command = [*as_nobody(), sys.executable, str(RUN), "task=report", "task.plots=drawn"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "mean ± std" in done.stdout, done.stderr
+    assert done.stderr.splitlines()[-1] == "mcl_lab: plots of 1 rows are in drawn, attached to 1 MLflow runs"
 
 
 @pytest.mark.parametrize("metric", ["own_head_best_epoch", "best_of_all_heads_and_epochs", "ensemble_last_epoch"])

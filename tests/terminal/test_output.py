@@ -6,6 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
+from mcl_lab.host.screen import Screen, table
+from mcl_lab.host.text import SPELT_OUT
 from mcl_lab.terminal.output import put_out, show_lines
 
 PLAIN = {"name": "größe", "none": None, "rows": [{"top1": 12.5}]}
@@ -26,3 +28,16 @@ def test_lines_can_be_copied():
     console, command = Console(file=io.StringIO(), width=20), f"python run.py {'x' * 200}"
     show_lines(console, [("live", command), ("end it", "y")])
     assert console.file.getvalue() == f"live           {command}\nend it         y\n"
+
+
+def test_columns_stay_straight_in_ascii():
+    raw = io.BytesIO()
+    console = Screen(file=io.TextIOWrapper(raw, encoding="ascii", errors=SPELT_OUT, write_through=True), width=80)
+    made = table("été", ["name"], ["number"])
+    made.add_row("größe", "1.0 ± 0.1")
+    made.add_row("plain", "–")
+    console.print(made)
+    lines = [line for line in raw.getvalue().decode("ascii").splitlines() if line.startswith("|")]
+    assert any(r"gr\xf6\xdfe" in line and "1.0 +- 0.1" in line for line in lines)
+    places = {tuple(place for place, letter in enumerate(line) if letter == "|") for line in lines}
+    assert len({place for place in places if len(place) > 2}) == len({place[-1] for place in places}) == 1
