@@ -69,6 +69,19 @@ def table(title: str | None, names: Sequence[str], numbers: Sequence[str], *, na
     return made
 
 
+def width_of(made: Table) -> int:
+    """Of a table of which nothing is cut off."""
+    return Console(width=10_000).measure(made).maximum
+
+
+def show_table(console: Console, made: Table) -> None:
+    """Print a table whole, however narrow the console is: rich would narrow every column, numbers too, until some are gone."""
+    needed = width_of(made)
+    if needed > console.width:
+        made.width = needed
+    console.print(made, crop=False)
+
+
 def say(text: str) -> None:
     """One line beside what a task prints, which may go into a file."""
     print(f"mcl_lab: {plain_text(text)}", file=sys.stderr)

@@ -12,7 +12,7 @@ from mcl_lab.config.check import check
 from mcl_lab.config.compose import compose, overrides, run_folder
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import InputError
-from mcl_lab.host.screen import screen
+from mcl_lab.host.screen import screen, show_table
 from mcl_lab.runs.failures import in_one_line
 from mcl_lab.terminal.costs import cost_table
 from mcl_lab.terminal.output import put_out
@@ -48,7 +48,7 @@ def benchmark(
                 total |= medians
         costs = [with_seconds(cost, measured) for cost, measured in zip(costs, seconds, strict=True)]
     told = costs[0] if compare is None else {"base": costs[0], "compared": costs[1]}
-    put_out(format, told, lambda console: console.print(cost_table(costs, compare)))
+    put_out(format, told, lambda console: show_table(console, cost_table(costs, compare)))
 
 
 def changed(config: DictConfig, compare: Mapping[str, object]) -> DictConfig:

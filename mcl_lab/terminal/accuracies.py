@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from mcl_lab.host.screen import table
+from mcl_lab.host.screen import show_table, table
 
 
 def show_accuracies(console: Console, told: Mapping, networks: Mapping[str, str]) -> None:
@@ -16,4 +16,4 @@ def show_accuracies(console: Console, told: Mapping, networks: Mapping[str, str]
             top5 = told["top5"][peer][head]
             style = "bold" if head == "own_head" else None
             made.add_row(f"{peer}: {networks[peer]}", head, f"{top1:.2f}", f"{top5:.2f}", style=style)
-    console.print(made)
+    show_table(console, made)

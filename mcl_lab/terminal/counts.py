@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from mcl_lab.host.screen import table
+from mcl_lab.host.screen import show_table, table
 
 COUNTS = ["stages", "width", "parameters", "multi-adds", "parameters\nwith branches", "multi-adds\nwith branches"]
 
@@ -19,4 +19,4 @@ def show_counts(console: Console, told: Mapping) -> None:
     )
     for key, (network, *counts) in ((key, peer.values()) for key, peer in told["peers"].items()):
         made.add_row(f"{key}: {network}", *(f"{count:,}" for count in counts))
-    console.print(made)
+    show_table(console, made)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mcl_lab.host.screen import table
+from mcl_lab.host.screen import show_table, table
 
 
 def show_export(
@@ -27,7 +27,7 @@ def show_export(
         top1 = "" if row["top1"] is None else f"{row['top1']:.2f}"
         difference = "" if row["max_difference"] is None else f"{row['max_difference']:.1e}"
         made.add_row(names[row["peer"]], row["file"] or "(as trained)", size, top1, difference)
-    console.print(made)
+    show_table(console, made)
     if folder is not None:
         console.print(f"exported to {folder}", soft_wrap=True)
     for key, address in models.items():

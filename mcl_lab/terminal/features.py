@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mcl_lab.host.screen import table
+from mcl_lab.host.screen import show_table, table
 
 ACCURACIES = ("knn", "linear_probe", "own_head")
 
@@ -19,5 +19,5 @@ def show_features(
     for key, row in peers.items():
         accuracies = ("" if row[name] is None else f"{row[name]:.2f}" for name in ACCURACIES)
         made.add_row(f"{key}: {row['network']}", row["file"], f"{row['width']:,}", *accuracies)
-    console.print(made)
+    show_table(console, made)
     console.print(f"embeddings in {folder}", soft_wrap=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mcl_lab.host.screen import table
+from mcl_lab.host.screen import show_table, table
 from mcl_lab.host.text import as_line
 from mcl_lab.results.comparison import Comparison
 from mcl_lab.results.original import Original
@@ -31,7 +31,7 @@ def show_reproduction(
         distance = "" if one is None or other is None else f"{other - one:+.2f}"
         made.add_row(name.replace("/", ": ").replace("_", " "), _number(one), _number(other), distance)
     console.print()
-    console.print(made)
+    show_table(console, made)
     lines = [("folder", str(folder)), ("weights", _weights(compared)), ("epochs", _epochs(compared))]
     lines += [("not compared", note) for note in compared.notes]
     for name, pair in differing.items():

@@ -16,7 +16,7 @@ from rich.table import Table
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.host import last_words
-from mcl_lab.host.screen import table
+from mcl_lab.host.screen import show_table, table
 from mcl_lab.host.uri import credentials
 from mcl_lab.results.selection import baselines_beside
 from mcl_lab.runs.journal import read_record
@@ -42,7 +42,7 @@ def show_result(config: DictConfig, folder: Path, console: Console) -> None:
     beside = baselines_beside(folder.absolute(), HEADLINE)
     is_baseline = result["loss"] == "baseline"
     console.print()
-    console.print(result_table(result, {} if is_baseline else beside))
+    show_table(console, result_table(result, {} if is_baseline else beside))
     lines = [("run folder", str(folder))]
     if result["steps"] == config.trainer.max_steps:
         lines.insert(0, ("ended", f"after step {result['steps']}, by trainer.max_steps"))

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from mcl_lab.errors import Interrupted
-from mcl_lab.host.screen import table
+from mcl_lab.host.screen import show_table, table, width_of
 from mcl_lab.launch.ledger import Ledger
 from mcl_lab.launch.ledger_run import LedgerRun
 from mcl_lab.launch.slurm import Submission
@@ -33,6 +34,7 @@ COLOURS = {  # of the states, in the order in which they are counted
 }
 LATEST = 5  # finished runs in the live table
 POLL = 0.2  # seconds
+SHORTEST = 8  # characters of a column that is cut off
 LONGEST = 40  # rows that are shown of what was submitted
 LAUNCHED_HERE = "Ctrl-C stops the runs after their current step; the same command goes on."
 LEFT_ALONE = "Ctrl-C stops only looking: the jobs go on."
@@ -122,7 +124,10 @@ class SweepScreen:
         shown += [run for run in self.runs if run.folder in lately]
         room = max(3, self.console.height - 8)
         title = f"Sweep {self.name}: {self._summary()}  ({_clock(time.monotonic() - self.began)})"
-        made = sweep_table(title, [(run, self.standings[run.folder]) for run in shown[:room]])
+        made = sweep_table(title, [(run, self.standings[run.folder]) for run in shown[:room]], self.console.width)
+        if (excess := width_of(made) - self.console.width) > 0:  # a live table cannot go beyond the screen
+            longest = max(cell_len(run.name) for run in shown[:room])
+            made.columns[0].max_width = max(SHORTEST, longest - excess)
         more = [Text(f"... and {len(shown) - room} more", style="dim")] if len(shown) > room else []
         return Group(made, *more, Text(self.hint, style="dim"))
 
@@ -146,7 +151,7 @@ def show_submission(
 ) -> None:
     """Print what was handed to SLURM, how all runs stand, and the commands that come next."""
     name = ledger.folder.name
-    console.print(sweep_table(f"Sweep {name}", standings[:LONGEST]))
+    show_table(console, sweep_table(f"Sweep {name}", standings[:LONGEST], console.width))
     if len(standings) > LONGEST:
         console.print(f"... and {len(standings) - LONGEST} more")
     jobs = sum(len(array.jobs) for array in submission.arrays)
@@ -163,24 +168,31 @@ def show_submission(
 
 def show_sweep(console: Console, name: str, standings: Sequence[tuple[LedgerRun, Standing]]) -> None:
     """Print all runs, and below them why some failed and where their logs are, to be copied from."""
-    console.print(sweep_table(f"Sweep {name}", standings))
+    show_table(console, sweep_table(f"Sweep {name}", standings, console.width))
     for run, standing in standings:
         if standing.state in ("failed", "lost", "unknown"):
             log = f"\n    log: {run.log}" if Path(run.log).exists() else ""
             console.print(f"{run.name} {standing.state}: {standing.detail}{log}", soft_wrap=True)
 
 
-def sweep_table(title: str, standings: Sequence[tuple[LedgerRun, Standing]]) -> Table:
-    """A row for each run."""
+def sweep_table(title: str, standings: Sequence[tuple[LedgerRun, Standing]], width: int) -> Table:
+    """A row for each run. Where the table would be wider than `width`, only what is told of a state is cut off, or left out."""
+    room = width - width_of(_drawn(title, standings, details=1)) + 1
+    return _drawn(title, standings, details=room if room >= SHORTEST else 0)
+
+
+def _drawn(title: str, standings: Sequence[tuple[LedgerRun, Standing]], details: int) -> Table:
+    """details: characters of what is told of a state, 0 for no such column."""
     made = table(title, ["run", "state"], ["epoch", "own heads (%)"])
-    made.add_column("", overflow="ellipsis", no_wrap=True)
+    if details:
+        made.add_column("", max_width=details, overflow="ellipsis", no_wrap=True)
     for run, standing in standings:
         made.add_row(
             run.name,
             Text(standing.state, style=COLOURS[standing.state]),
             f"{standing.seen.epochs}/{run.epochs}",
             _accuracies(standing),
-            Text(standing.detail),
+            *([Text(standing.detail)] if details else []),
         )
     return made
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from mcl_lab.host.screen import Screen, table
+from mcl_lab.host.screen import Screen, show_table, table
 from mcl_lab.host.text import SPELT_OUT
 from mcl_lab.terminal.output import put_out, show_lines
 
@@ -41,3 +41,11 @@ def test_columns_stay_straight_in_ascii():
     assert any(r"gr\xf6\xdfe" in line and "1.0 +- 0.1" in line for line in lines)
     places = {tuple(place for place, letter in enumerate(line) if letter == "|") for line in lines}
     assert len({place for place in places if len(place) > 2}) == len({place[-1] for place in places}) == 1
+
+
+@pytest.mark.parametrize("width", [10, 30, 100])
+def test_a_table_is_whole_however_narrow_the_screen_is(width):
+    console, made = Console(file=io.StringIO(), width=width), table(None, ["peer", "network"], ["parameters", "top-1"])
+    made.add_row("a", "resnet110", "1,730,714", "74.37 69.10")
+    show_table(console, made)
+    assert console.file.getvalue().split()[-5:] == ["a", "resnet110", "1,730,714", "74.37", "69.10"]

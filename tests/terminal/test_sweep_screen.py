@@ -68,6 +68,37 @@ def test_on_a_terminal_a_table_of_what_matters(ledger):
     assert "going" in shown and "the loss is NaN" in shown and "done" in shown and "later" not in shown
 
 
+@pytest.mark.parametrize("width", [30, 60, 80, 120, 200])
+@pytest.mark.parametrize("reason", ["the loss is NaN", "the loss is NaN in step 3; " * 20, "x" * 500])
+def test_a_long_reason_takes_no_room_from_the_other_columns(ledger, width, reason):
+    ledger.seen["bad"] = Seen(False, "failed", reason, 0, 1, [1.0])
+    console = in_a_file(width)
+    show_sweep(console, "mine", [(run, ledger.standing(run)) for run in ledger.runs])
+    table, _, _ = console.file.getvalue().partition("bad failed: ")
+    rows = [line.split() for line in table.splitlines()]
+    assert {" ".join(row[:3]) for row in rows if len(row) > 2} >= {
+        "done finished 3/3",
+        "going running 2/3",
+        "bad failed 1/3",
+    }
+    assert max(map(len, table.splitlines())) <= max(width, 45)  # which is what the other columns need
+    assert reason in console.file.getvalue()  # below the table, whole
+    if width >= 80:
+        assert f"1.00   {reason[:15]}" in table
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_on_a_terminal_a_long_name_is_shortened_instead(ledger, width):
+    ledger.seen["x" * 90] = Seen(False, "failed", "the loss is NaN " * 20, 0, 1, [1.0])
+    ledger.enter([LedgerRun(f"runs/{'x' * 90}", "x" * 90, "p", "l", "d", 0, 3, True, "log", [])])
+    console = Console(file=io.StringIO(), width=width, height=40, force_terminal=True, color_system=None)
+    with SweepScreen(console, "mine", ledger, ledger.runs) as show:
+        show()
+        (_, *lines) = console.file.getvalue().splitlines()  # but for the first, which hides the cursor
+    (row,) = [line.split() for line in lines if "xxx" in line]
+    assert row[1:4] == ["failed", "1/3", "1.00"] and row[0].endswith("…") and max(map(len, lines)) <= width
+
+
 def test_what_does_not_fit_is_counted(ledger):
     console = Console(file=io.StringIO(), width=100, height=11, force_terminal=True, color_system=None)
     runs = ledger.runs + [LedgerRun(f"runs/bad{n}", f"bad{n}", "p", "l", "d", 0, 3, True, "log", []) for n in range(5)]
