@@ -1,6 +1,7 @@
 """The images of a run, and its batches."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,13 +29,15 @@ class DataFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """Images on the device they are used on. `left_out`: what could not be read of either part; `warnings`: in short."""
+    """Images on the device they are used on. `left_out`: what could not be read of either part; `warnings`: in short; `told`:
+    what all of it is, in a line."""
 
     train: ImageSet
     evaluated: dict[str, ImageSet]  # test, and validation when some were held out
     facts: DataFacts
     warnings: list[str]
     left_out: list[str]
+    told: str
 
 
 def read_images(data: DictConfig) -> Splits:
@@ -66,6 +69,7 @@ def build_data(data: DictConfig, device: torch.device) -> Data:
         facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std), *checksums),
         warnings=[line for name, part in splits._asdict().items() for line in left_out_warning(name, part)],
         left_out=[f"{name} {file}" for name, part in splits._asdict().items() for file in part.left_out],
+        told=_description(data.name, {"train": train, **evaluated}, splits),
     )
 
 
@@ -83,6 +87,27 @@ def left_out_warning(name: str, images: ImageSet) -> list[str]:
     count = len(images.left_out)
     said = f"{count} of {len(images) + count} {name} images cannot be read and are left out: "
     return [said + first_few(images.left_out, between="; ")] if count else []
+
+
+def remarks(name: str, images: ImageSet) -> list[str]:
+    """A line about what else is odd about the images, when there is anything; name: of that part of the data set."""
+    return [f"{name}: {', '.join(images.remarks)}"] if images.remarks else []
+
+
+def _description(data_set: str, parts: Mapping[str, ImageSet], splits: Splits) -> str:
+    """A line about all images: how many each part has, their classes and size, and what may be a mistake."""
+    train = splits.train
+    height, width = train.images.shape[2:]
+    counts = [f"{len(images):,} {name}" for name, images in parts.items()]
+    counted = f"{', '.join(counts[:-1])} and {counts[-1]} images of {len(train.classes)} classes"
+    odd = [f"no {name} image of {first_few(lost)}" for name, images in parts.items() if (lost := _lost_classes(images))]
+    odd += [line for name, images in splits._asdict().items() for line in remarks(name, images)]
+    return "; ".join([f"{data_set}: {counted}, {width}x{height} pixels", *odd])
+
+
+def _lost_classes(images: ImageSet) -> list[str]:
+    counts = images.labels.bincount(minlength=len(images.classes)).tolist()
+    return [name for name, count in zip(images.classes, counts, strict=True) if count == 0]
 
 
 def checksum(*sets: ImageSet) -> str:

@@ -79,9 +79,10 @@ def begin(run: PreparedRun, goes_on: bool) -> list[dict]:
     run.journal.status("running")
     start_sender(run.folder, run.config.tracking.uri, run.config.tracking.system)
     log.info("%s at epoch %d, step %d", "going on" if goes_on else "starting", position.epoch + 1, position.step)
+    log.info(run.data.told)
     for warning in run.warnings:
         log.warning(warning)
-    for image in run.left_out:
+    for image in run.data.left_out:
         log.info("left out: %s", image)
     return record["environments"]
 

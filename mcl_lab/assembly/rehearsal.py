@@ -39,7 +39,7 @@ class Rehearsal:
         train, test = (noise(count, num_classes, size, self.device) for count in (images, test_images))
         mean, std = config.data.mean or [0.5] * 3, config.data.std or [0.25] * 3
         facts = DataFacts(train.classes, tuple(mean), tuple(std), checksum="")
-        self.data = Data(train, {"test": test}, facts, [], [])
+        self.data = Data(train, {"test": test}, facts, [], [], "")
         self.method = build_method(config, build_learners(config, num_classes, self.device, (size, size)))
         self.plain_step = Step(self.method.cohort, self.method.objective, self.method.optimizer)
         layout = {"channels_last": config.trainer.channels_last}

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from mcl_lab.assembly.data import DataFacts, checksum, left_out_warning, parts_of, read_images
+from mcl_lab.assembly.data import DataFacts, checksum, left_out_warning, parts_of, read_images, remarks
 from mcl_lab.assembly.learners import build_network
 from mcl_lab.config.compose import overrides, parse
 from mcl_lab.config.stored import read_config
@@ -122,8 +122,8 @@ def test_images(trained: Trained, config: DictConfig) -> tuple[DictConfig, Image
     data = data_of(trained, config)
     splits = read_images(data)
     images = splits.test
-    for warning in left_out_warning("test", images):
-        say(warning)
+    for line in [*left_out_warning("test", images), *remarks("test", images)]:
+        say(line)
     tell_other_images(trained, config, splits)
     if images.classes != trained.facts.classes:
         of = f"{data.name} does not have the classes of {trained.config.data.name}"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mcl_lab.assembly.data import build_data, evaluation_batches, training_batches
+from mcl_lab.assembly.data import Data, build_data, evaluation_batches, training_batches
 from mcl_lab.assembly.device import use_device
 from mcl_lab.assembly.learners import build_learners
 from mcl_lab.assembly.method import build_method
@@ -39,7 +39,7 @@ class PreparedRun(NamedTuple):
     environment: dict[str, Any]  # what this process trains in
     changes: str  # of the code
     warnings: list[str]  # what is odd about the data, and about the place where it is recorded
-    left_out: list[str]  # images that could not be read
+    data: Data
 
 
 def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[str, str] | None = None) -> PreparedRun:
@@ -84,11 +84,13 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
         checkpoint_steps=config.trainer.checkpoint_steps,
         save=save,
         record=journal.append,
-        progress=ConsoleProgress(console, networks, ensembles=learners.objective.aggregator is not None),
+        progress=ConsoleProgress(
+            console, networks, ensembles=learners.objective.aggregator is not None, data=data.told
+        ),
     )
     warnings = [*data.warnings, *batches.warnings, *unsafe_place(config.tracking)]
     return PreparedRun(
-        config, folder, trainer, checkpoints, journal, lock, record, environment, changes, warnings, data.left_out
+        config, folder, trainer, checkpoints, journal, lock, record, environment, changes, warnings, data
     )
 
 

@@ -32,6 +32,7 @@ class ImageSet:
     labels: Tensor  # (N,) int64, places in classes
     classes: tuple[str, ...]
     left_out: tuple[str, ...] = ()  # "FILE: REASON" of each image of the source that could not be read and is not here
+    remarks: tuple[str, ...] = ()  # what else a person should know of the source: "left out by extension (3 .gif)"
 
     def __post_init__(self):
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
@@ -158,9 +159,14 @@ def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     """Mean and (population) standard deviation of each channel of images (N, C, H, W) uint8, as pixels in [0, 1].
 
     Counted in integers, some images at a time, so exact to the last bits of a float64.
-    Raises InputError `data.std` when a channel is the same everywhere and cannot be normalised.
+    Raises InputError `data.images` when all pixels are of one colour, `data.std` when a channel is the same everywhere and
+    cannot be normalised.
     """
     statistics = [_mean_and_std(images[:, channel]) for channel in range(images.shape[1])]
+    if all(std == 0 for _, std in statistics):
+        colour = ", ".join(f"{255 * mean:.0f}" for mean, _ in statistics)
+        remedy = "if they are transparent, save them on a background, as transparency is dropped"
+        raise InputError("data.images", f"all training images are one plain colour, RGB {colour}; {remedy}")
     if any(std == 0 for _, std in statistics):
         raise InputError("data.std", "a colour channel is the same in every pixel; set data.mean and data.std")
     return [mean for mean, _ in statistics], [std for _, std in statistics]
@@ -199,7 +205,7 @@ def _read(files: image_files.ImageFiles, size: int, unreadable: str) -> ImageSet
     images, reasons = image_files.read(files, size)
     labels = torch.tensor(files.labels)
     if not reasons:
-        return ImageSet(images, labels, files.classes)
+        return ImageSet(images, labels, files.classes, remarks=files.remarks)
     left_out = tuple(f"{os.path.relpath(files.paths[place], files.folder)}: {why}" for place, why in reasons.items())
     problem = f"{len(left_out)} of {len(images)} images in {files.folder} cannot be read"
     named = image_files.first_few(left_out, between="; ")
@@ -211,4 +217,4 @@ def _read(files: image_files.ImageFiles, size: int, unreadable: str) -> ImageSet
     lost = [name for name, count in zip(files.classes, counts, strict=True) if count == 0]
     if lost:
         raise InputError(files.key, f"{problem}, among them all of {image_files.first_few(lost)}: {named}")
-    return ImageSet(images[readable], labels[readable], files.classes, left_out)
+    return ImageSet(images[readable], labels[readable], files.classes, left_out, files.remarks)

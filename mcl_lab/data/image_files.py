@@ -37,6 +37,7 @@ class ImageFiles(NamedTuple):
     paths: list[str]
     labels: list[int]  # places in classes
     classes: tuple[str, ...]
+    remarks: tuple[str, ...]  # what else is in the folder, or is odd about it, for a person
 
     def first(self, limit: int | None) -> "ImageFiles":
         """At most `limit` files of each class, the first by path; None: all."""
@@ -64,16 +65,19 @@ def scan(folder: Path, key: str) -> ImageFiles:
     classes = _class_names(folder, key)
     if not classes:
         raise InputError(key, f"{folder} is empty: images belong in {folder / 'CLASS'}, a folder each class")
-    found = [_image_paths(folder, name, key) for name in classes]
+    others: Counter[str] = Counter()
+    found = [_image_paths(folder, name, key, others) for name in classes]
     if not any(found):
         raise InputError(key, f"no folder of {folder} holds an image ({', '.join(_extensions())})")
     empty = [name for name, paths in zip(classes, found, strict=True) if not paths]
     if empty:
-        raise InputError(key, f"no image in {folder} of {first_few(empty)}; remove the folder or fill it")
+        remedy = f"remove the folder or fill it with images ({', '.join(_extensions())})"
+        raise InputError(key, f"no image in {folder} of {first_few(empty)}; {remedy}")
     if len(classes) == 1:
         raise InputError(key, f"{folder} has one class only, {classes[0]}; at least two are needed")
     labels = [label for label, paths in enumerate(found) for _ in paths]
-    return ImageFiles(folder, key, [path for paths in found for path in paths], labels, tuple(classes))
+    paths = [path for paths in found for path in paths]
+    return ImageFiles(folder, key, paths, labels, tuple(classes), tuple(_remarks(folder, key, classes, paths, others)))
 
 
 def read(files: ImageFiles, size: int) -> tuple[Tensor, dict[int, str]]:
@@ -134,8 +138,9 @@ def _class_names(folder: Path, key: str) -> list[str]:
     return [entry.name for entry in entries if _is_folder(entry, key)]
 
 
-def _image_paths(folder: Path, name: str, key: str) -> list[str]:
-    """The image files under the folder of a class, in the order of ImageFolder: by folder, then by name."""
+def _image_paths(folder: Path, name: str, key: str, others: Counter[str]) -> list[str]:
+    """The image files under the folder of a class, in the order of ImageFolder: by folder, then by name. `others` counts the
+    files that are not hidden and no images, by extension."""
     top = os.path.join(folder, name)
     real_folder, real_top = Path(os.path.realpath(folder)), Path(os.path.realpath(top))  # a class may be a link
     seen = set(map(str, [real_folder, *real_folder.parents, *real_top.parents]))
@@ -148,9 +153,30 @@ def _image_paths(folder: Path, name: str, key: str) -> list[str]:
         entries = _entries(current, key)
         folders = [entry for entry in entries if _is_folder(entry, key)]
         waiting += [entry.path for entry in reversed(folders)]
-        files = {entry.name for entry in entries if _has_image_name(entry.name)} - {entry.name for entry in folders}
-        found.append((current, sorted(files)))
+        files = {entry.name for entry in entries} - {entry.name for entry in folders}
+        images = set(filter(_has_image_name, files))
+        found.append((current, sorted(images)))
+        rest = (os.path.splitext(name)[1].lower() for name in files - images if not name.startswith("."))
+        others.update(extension or "without extension" for extension in rest)
     return [os.path.join(current, name) for current, names in sorted(found) for name in names]
+
+
+def _remarks(
+    folder: Path, key: str, classes: Sequence[str], paths: Sequence[str], others: Counter[str]
+) -> Iterator[str]:
+    """What of a folder may be a mistake, and is taken as ImageFolder takes it."""
+    inner = Counter(os.path.dirname(os.path.relpath(path, folder)) for path in paths)
+    hidden = [name for name in classes if name.startswith(".")]
+    outside = sum(_has_image_name(entry.name) and not _is_folder(entry, key) for entry in _entries(folder, key))
+    if others:
+        ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+        yield f"left out by extension ({first_few([f'{count} {name}' for name, count in ordered])})"
+    if outside:
+        yield f"left out outside of any class ({outside})"
+    if deeper := [f"{count} in {name}" for name, count in inner.items() if name not in classes]:
+        yield f"taken from folders in folders ({first_few(deeper)})"
+    if hidden:
+        yield f"taken as classes, though hidden ({first_few(hidden)})"
 
 
 def _entries(folder: str | Path, key: str) -> list[os.DirEntry]:

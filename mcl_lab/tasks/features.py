@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mcl_lab.assembly.data import left_out_warning, read_images
+from mcl_lab.assembly.data import left_out_warning, read_images, remarks
 from mcl_lab.assembly.device import use_device
 from mcl_lab.assembly.restore import data_of, networks_of, read_trained, tell_other_images
 from mcl_lab.config.identity import file_name
@@ -62,8 +62,8 @@ def features(
     device = use_device(cast(DictConfig, OmegaConf.merge(config.trainer, {"precision": "float32"})))
     splits = read_images(data)
     for part, images in splits._asdict().items():
-        for warning in left_out_warning(part, images):
-            say(warning)
+        for line in [*left_out_warning(part, images), *remarks(part, images)]:
+            say(line)
     tell_other_images(trained, config, splits)
     train, test = splits
     if k > len(train):

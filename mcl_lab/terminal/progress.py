@@ -13,13 +13,15 @@ class ConsoleProgress:
     """A table that grows by a line an epoch, each peer with the accuracies (%) of its own head on the epoch's training
     images and on the test images, and of its ensemble on the test images.
 
-    peers: network names by peer. In a file or a pipe there are the lines alone, without control characters. On a terminal that
-    is too narrow for it the accuracies on the training images are left out.
+    peers: network names by peer. data: what the images are, the first line. In a file or a pipe there are the
+    lines alone, without control characters. On a terminal that is too narrow for it the accuracies on the training images
+    are left out.
     """
 
-    def __init__(self, console: Console, peers: Mapping[str, str], *, ensembles: bool):
+    def __init__(self, console: Console, peers: Mapping[str, str], *, ensembles: bool, data: str):
         self.console = console
         self.peers = peers
+        self.data = data
         self.heads = {"train": "train/{}/own_head", "test": "test/{}/own_head"}
         if ensembles:
             self.heads["ens."] = "test/{}/ensemble"
@@ -42,6 +44,7 @@ class ConsoleProgress:
     def of(self, *, epochs: int, steps: int, done: int) -> Iterator[None]:
         """Show a run of `epochs` epochs and `steps` steps, `done` of them before this process."""
         self.epochs = epochs
+        self._print(self.data)
         if done:
             self._print(f"going on after step {done} of {steps}")
         width = COLUMN * len(self.heads)

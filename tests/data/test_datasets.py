@@ -1,12 +1,15 @@
 """Image sets, the digits, the validation split and the channel statistics."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from mcl_lab.data.datasets import ImageSet, channel_statistics, digits, split_validation
+from mcl_lab.data.datasets import ImageSet, channel_statistics, digits, imagefolder, split_validation
 from mcl_lab.errors import InputError
 
 
@@ -148,6 +151,18 @@ def test_channel_statistics_of_more_images_than_are_counted_at_once():
     count = 160_000
     assert mean == pytest.approx([1 - 1 / (255 * count)] * 3, rel=1e-15)
     assert std == pytest.approx([(count - 1) ** 0.5 / (255 * count)] * 3, rel=1e-14)
+
+
+def test_images_that_are_wholly_transparent_are_called_so(tmp_path):
+    for part, name in itertools.product(("train", "test"), ("cats", "dogs")):
+        (folder := tmp_path / part / name).mkdir(parents=True)
+        Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(folder / "0.png")
+    with pytest.raises(InputError) as error:
+        channel_statistics(imagefolder(str(tmp_path), size=8).train.images)
+    assert str(error.value) == (
+        "data.images: all training images are one plain colour, RGB 0, 0, 0; "
+        "if they are transparent, save them on a background, as transparency is dropped"
+    )
 
 
 def test_a_constant_channel_cannot_be_normalised():

@@ -180,6 +180,39 @@ def test_what_is_no_image_but_named_so_is_unreadable(root, kind, name, reason):
     assert train.labels.tolist() == [0, 0, 1, 1] and train.images[:, 0, 0, 0].tolist() == [10, 10, 200, 200]
 
 
+def test_what_may_be_a_mistake_in_a_folder_is_told(root):
+    assert imagefolder(str(root), size=8).train.remarks == ()
+    dogs = root / "train/dogs"
+    for name in ("a.gif", "b.GIF", "c.jfif", "notes.txt", "LICENSE", ".DS_Store"):
+        (dogs / name).touch()
+    (root / "train/beside.jpg").touch()
+    (root / "train/beside.txt").touch()
+    for inner in ("old", "old/older"):
+        (dogs / inner).mkdir()
+        Image.new("RGB", (8, 8)).save(dogs / inner / "0.png")
+    for part in ("train", "test"):
+        (root / part / ".ipynb_checkpoints").mkdir()
+        Image.new("RGB", (8, 8)).save(root / part / ".ipynb_checkpoints" / "0.png")
+    train, test = imagefolder(str(root), size=8)
+    hidden = "taken as classes, though hidden (.ipynb_checkpoints)"
+    assert train.remarks == (
+        "left out by extension (2 .gif, 1 .jfif, 1 .txt, 1 without extension)",
+        "left out outside of any class (1)",
+        "taken from folders in folders (1 in dogs/old, 1 in dogs/old/older)",
+        hidden,
+    )
+    assert test.remarks == (hidden,) and len(train) == 7 and train.subset(train.labels == 0).remarks == train.remarks
+
+
+def test_a_class_of_other_files_is_told_what_counts(root):
+    for file in (root / "train/dogs").iterdir():
+        file.rename(file.with_suffix(".gif"))
+    with pytest.raises(
+        InputError, match=r"no image in .*/train of dogs; remove the folder or fill it with images \(\.jpg, "
+    ):
+        imagefolder(str(root), size=8)
+
+
 def test_a_folder_with_an_images_name_is_a_folder(root):
     (root / "train/cats/0.png").rename(root / "train/a.png")
     (root / "train/cats/0.png").mkdir()

@@ -1,5 +1,7 @@
 """What somebody's own source of images promises is checked before anything is trained on it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -45,7 +47,7 @@ def strided():
 
 def built(source):
     images = {"_target_": f"{__name__}.{source.__name__}"}
-    data = {"images": images, "validation": 0, "mean": None, "std": None}
+    data = {"name": "mine", "images": images, "validation": 0, "mean": None, "std": None}
     return build_data(OmegaConf.create(data), torch.device("cpu"))
 
 
@@ -66,3 +68,23 @@ def test_parts_that_do_not_go_together(source, words):
 
 def test_the_order_in_memory_does_not_matter():
     assert built(strided).facts == built(sound).facts
+
+
+def one_class_to_test():
+    odd = replace(part(count=1500), remarks=("taken on the 1st of April (3)", "left out (2 .gif)"))
+    return Splits(odd, part(count=2, labels=torch.tensor([1, 1])))
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (sound, "mine: 6 train and 6 test images of 3 classes, 8x8 pixels"),
+        (
+            one_class_to_test,
+            "mine: 1,500 train and 2 test images of 3 classes, 8x8 pixels; no test image of cat, owl; "
+            "train: taken on the 1st of April (3), left out (2 .gif)",
+        ),
+    ],
+)
+def test_a_line_tells_what_the_images_are(source, line):
+    assert built(source).told == line

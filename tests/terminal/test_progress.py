@@ -13,7 +13,7 @@ def shown(count: int, width: int, *, done: int = 0, terminal: bool = True) -> li
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=terminal, force_interactive=False, color_system=None)
     peers = dict.fromkeys("abcd"[:count], "shufflenetv2_1x")
-    progress = ConsoleProgress(console, peers, ensembles=True)
+    progress = ConsoleProgress(console, peers, ensembles=True, data="the images")
     progress.bar.disable = True
     figures = {
         f"{part}/{peer}/{head}": 100.0
@@ -25,7 +25,9 @@ def shown(count: int, width: int, *, done: int = 0, terminal: bool = True) -> li
     record = {"epoch": 300, "metrics": {"train/loss": 1234.567, "train/learning_rate": 0.1, **times, **figures}}
     with progress.of(epochs=300, steps=117_300, done=done):
         progress.epoch(record)
-    return out.getvalue().splitlines()
+    first, *lines = out.getvalue().splitlines()
+    assert first == "the images"
+    return lines
 
 
 @pytest.mark.parametrize(("count", "trained"), [(1, True), (2, True), (3, False)])

@@ -113,8 +113,11 @@ def test_bad_images_under_any_names_are_left_out_and_listed(spoilt, tmp_path):
     words = [*words, "data.images.unreadable=skip", "data.batch_size=85", "trainer.epochs=1"]
     status, text = ended(tmp_path, *words)
     assert status == 0, text
-    train, test, others = text.splitlines()[:3]
-    assert "it repeats images" in others and text.splitlines()[3].split() == ["a:", "resnet8", "b:", "resnet8"]
+    train, test, others, told = text.splitlines()[:4]
+    assert "it repeats images" in others and text.splitlines()[4].split() == ["a:", "resnet8", "b:", "resnet8"]
+    assert told.startswith("imagefolder: ") and f" INFO {told}\n" in (only_folder(tmp_path) / "run.log").read_text(
+        "utf-8"
+    )
     total = 6 * len(NAMES) + 1
     assert train.startswith(f"{len(NAMES)} of {total + len(NAMES)} train images cannot be read and are left out: ")
     assert test.startswith(f"{len(NAMES) + 1} of {3 * len(NAMES) + 1} test images cannot be read and are left out: ")
