@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,6 +31,7 @@ from mcl_lab.config.sweeps import as_typed, expand, split_names
 from mcl_lab.config.targets import SLURM, TRAIN
 from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.host import last_words
+from mcl_lab.host.output import lasting_output, missing_because, unattended
 from mcl_lab.host.secrets import without_secrets
 from mcl_lab.host.text import plain_text, print_anywhere
 from mcl_lab.terminal.help import help_text
@@ -39,8 +40,12 @@ SHELL_ACTIONS = ("install=", "uninstall=", "query=")  # Hydra's
 LONGEST = 2000  # characters of an error's line
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0 done, 2 wrong input, any other for what failed."""
+    """Run a command line; returns the exit status: 0 done, 2 wrong input, any other for what failed.
+
+    It is carried out even when nobody can read what it prints.
+    """
     # OpenMP's threads spin while they wait for each other, by default so long that next to another busy process (the sender,
     # a second run) a step takes several times as long; so few spins cost next to nothing. Read when PyTorch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -67,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if is_for_slurm(config):
                 refuse_slurm(config, "is for sweeps; for a job of one run add --multirun (-m)")
             run_one(config)
+        if reason := missing_because():
+            raise RunFailed(f"what was printed is not whole: {reason}")
     except InstantiationException as error:
         if not isinstance(error.__cause__, InputError | RunFailed):
             raise
@@ -142,7 +149,8 @@ def run_several(argv: Sequence[str], flags: argparse.Namespace) -> None:
     if all(config.task._target_ == TRAIN for config in configs):
         from mcl_lab.sweeping.launch import launch
 
-        launch(configs, name="_".join(names) or None, argv=argv, config_dir=config_dir)
+        with unattended():
+            launch(configs, name="_".join(names) or None, argv=argv, config_dir=config_dir)
         return
     for config in filter(is_for_slurm, configs):
         refuse_slurm(config, "submits either task=train or nothing")
@@ -182,8 +190,9 @@ def all_checked(runs: Sequence[Sequence[str]]) -> list[DictConfig]:
 
 def run_one(config: DictConfig) -> None:
     """Call the task. Hydra's own way to run a job makes the run folder before the task can refuse its input."""
-    task = hydra.utils.get_method(config.task._target_)
-    task(config, **{name: option for name, option in config.task.items() if name != "_target_"})
+    with unattended() if config.task._target_ == TRAIN else nullcontext():
+        task = hydra.utils.get_method(config.task._target_)
+        task(config, **{name: option for name, option in config.task.items() if name != "_target_"})
 
 
 def hand_over(argv: Sequence[str]) -> None:

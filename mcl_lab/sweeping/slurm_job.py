@@ -11,6 +11,7 @@ from pathlib import Path
 from mcl_lab.config.stored import parse_config
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import Interrupted, RunFailed
+from mcl_lab.host.output import lasting_output
 from mcl_lab.launch.ledger import Ledger
 from mcl_lab.launch.ledger_run import LedgerRun
 from mcl_lab.launch.local import LocalLauncher
@@ -40,6 +41,7 @@ class SlurmJob:
     gpus: bool
     restarts: int
 
+    @lasting_output()
     def __call__(self) -> None:
         """Train to the end. Raises RunFailed when a run failed, and SystemExit with a status above 128 when the job was
         asked to stop before."""

@@ -51,7 +51,7 @@ def sweep(
         raise InputError("task.action", f"{action} is for sweeps in SLURM; {folder.name} was launched on this machine")
     match action:
         case "status":
-            follow(screen(), ledger, ledger.runs, lambda: is_launching(folder))
+            follow(screen(), ledger, ledger.runs, lambda: is_launching(folder), unseen=False)
         case "cancel":
             ended = _cancel(ledger)
         case "resubmit":

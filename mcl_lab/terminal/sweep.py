@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mcl_lab.errors import Interrupted
+from mcl_lab.host.output import is_lost
 from mcl_lab.host.screen import show_table, table, width_of
 from mcl_lab.launch.ledger import Ledger
 from mcl_lab.launch.ledger_run import LedgerRun
@@ -67,7 +68,7 @@ class SweepScreen:
         return self
 
     def __exit__(self, *_) -> None:
-        with suppress(OSError, SystemExit):
+        with suppress(OSError):  # a file system that stumbles
             self._show()  # the last changes
             if self.live:
                 self.live.stop()
@@ -75,7 +76,7 @@ class SweepScreen:
     def __call__(self) -> None:
         began = time.monotonic()
         if began >= self.next_look:
-            with suppress(OSError, SystemExit):  # a terminal that was closed, a pipe that nobody reads: the runs go on
+            with suppress(OSError):  # a file system that stumbles
                 self._show()
             now = time.monotonic()
             self.next_look = now + max(
@@ -132,12 +133,19 @@ class SweepScreen:
         return Group(made, *more, Text(self.hint, style="dim"))
 
 
-def follow(console: Console, ledger: Ledger, runs: Sequence[LedgerRun], is_launching: Callable[[], bool]) -> None:
+def follow(
+    console: Console,
+    ledger: Ledger,
+    runs: Sequence[LedgerRun],
+    is_launching: Callable[[], bool],
+    *,
+    unseen: bool = True,
+) -> None:
     """Show how runs go on that other processes train, until none of them goes on by itself and nobody is launching the
-    sweep. Raises Interrupted."""
+    sweep; unless `unseen`, only as long as somebody reads it. Raises Interrupted."""
     try:
         with SweepScreen(console, ledger.folder.name, ledger, runs, LEFT_ALONE) as show:
-            while not show.settled or is_launching():
+            while (not show.settled or is_launching()) and (unseen or not is_lost()):
                 ledger.refresh()
                 show()
                 time.sleep(POLL)

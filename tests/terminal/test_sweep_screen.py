@@ -1,14 +1,17 @@
 """What is seen of a sweep, on a terminal and in a file."""
 
 import io
+import os
+import sys
 
 import pytest
 from rich.console import Console
 
+from mcl_lab.host.output import lasting_output
 from mcl_lab.launch.ledger import Ledger
 from mcl_lab.launch.ledger_run import Attempt, LedgerRun
 from mcl_lab.launch.standing import Seen
-from mcl_lab.terminal.sweep import SweepScreen, show_sweep
+from mcl_lab.terminal.sweep import SweepScreen, follow, show_sweep
 
 SEEN = {
     "done": Seen(False, "finished", "", 0, 3, [71.25, 70.5]),
@@ -117,3 +120,12 @@ def test_a_terminal_that_is_gone_stops_nothing(ledger):
     with SweepScreen(console, "mine", ledger, ledger.runs) as show:
         console.file = Gone()
         show()
+
+
+def test_looking_ends_when_nobody_reads(ledger, monkeypatch):
+    """Though a run goes on, and a launcher too."""
+    ours, its = os.pipe()
+    os.close(ours)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(its, "w"))
+    with lasting_output():
+        follow(Console(width=100), ledger, ledger.runs, lambda: True, unseen=False)
