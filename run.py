@@ -2,8 +2,11 @@
 
 import sys
 
-from mcl_lab.cli import main, report_defect
+from mcl_lab.host.modules import libraries_first
 
 if __name__ == "__main__":
+    libraries_first()
+    from mcl_lab.cli import main, report_defect
+
     sys.excepthook = report_defect
     sys.exit(main())

@@ -4,8 +4,8 @@
 """
 
 from os import PathLike
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing's would be an import
 if TYPE_CHECKING:
     from mcl_lab.networks.portable import PortableNetwork
 

@@ -17,9 +17,10 @@ from mcl_lab.config.former_names import name_now
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, plain, resolve, unresolved
 from mcl_lab.config.signatures import Signature, signature_of
-from mcl_lab.config.targets import PLUGINS_VARIABLE, check_target, place_of, plugins
+from mcl_lab.config.targets import check_target, place_of
 from mcl_lab.config.values import check_value
 from mcl_lab.errors import InputError
+from mcl_lab.host.modules import PLUGINS_VARIABLE, plugins
 
 SEE_ALL = "see all settings with: python run.py --cfg job"
 RENAMED = {"task.figure": "task.metric", "task.figures": "task.plots"}  # settings, by the names they had

@@ -1,17 +1,16 @@
 """Which `_target_`s a config may name, and where."""
 
 import functools
-import os
 import re
 from collections.abc import Collection, Mapping
 
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.signatures import constant, find, source_file
 from mcl_lab.errors import InputError
+from mcl_lab.host.modules import PLUGINS_VARIABLE, plugins
 
 TRAIN = "mcl_lab.tasks.train.train"
 SLURM = "mcl_lab.launch.slurm.SlurmLauncher"
-PLUGINS_VARIABLE = "MCL_LAB_PLUGINS"
 
 # One name after these and no more: `torch.nn.Linear` yes, `torch.nn.utils.x.y` no.
 _SINGLE_NAME_PACKAGES = ("torch.optim", "torch.optim.lr_scheduler", "torch.nn", "torchvision.models")
@@ -79,11 +78,6 @@ def offered(place: str) -> list[str]:
     )
     modules = [".".join(file.relative_to(package.parents[1]).with_suffix("").parts) for file in files]
     return [f"{module}.{name}" for module in modules for name in _offered_by(module).get(place, ())]
-
-
-def plugins() -> set[str]:
-    """The packages whose classes a config may name besides ours."""
-    return {name.strip() for name in os.environ.get(PLUGINS_VARIABLE, "").split(",") if name.strip()}
 
 
 def _offered_by(module: str) -> Mapping[str, Collection[str]]:

@@ -78,12 +78,6 @@ def this_host() -> str:
     return socket.gethostname()
 
 
-def search_path() -> str:
-    """PYTHONPATH for a Python process that is to find this package, whatever the working directory is."""
-    package_parent = str(Path(__file__).absolute().parents[2])
-    return os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-
-
 def _start_of(pid: int) -> str | None:
     """What tells process `pid` from another that once had its number; None when it is gone, or a zombie.
 

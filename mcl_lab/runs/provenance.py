@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from mcl_lab.config.targets import plugins
 from mcl_lab.host.files import write_atomically
+from mcl_lab.host.modules import plugins
 from mcl_lab.host.secrets import without_credentials, without_secrets
 from mcl_lab.runs.code import CHANGED, changes_of, commit_of, package_state
 from mcl_lab.runs.layout import RunFolder

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from mcl_lab.config.compose import CONF
-from mcl_lab.config.targets import plugins
 from mcl_lab.errors import RunFailed
 from mcl_lab.host.files import read_json, write_json
+from mcl_lab.host.modules import plugins
 from mcl_lab.host.secrets import without_credentials
 from mcl_lab.host.uri import network_warning, sqlite_file, stored_uri
 from mcl_lab.launch.ledger import Ledger

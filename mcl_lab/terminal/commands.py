@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from mcl_lab.config.compose import CONF, compose, overrides
 from mcl_lab.config.sweeps import as_typed
-from mcl_lab.config.targets import PLUGINS_VARIABLE
 from mcl_lab.errors import InputError
+from mcl_lab.host.modules import PLUGINS_VARIABLE
 from mcl_lab.runs.folders import sweep_folder
 
 

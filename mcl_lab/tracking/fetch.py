@@ -15,7 +15,7 @@ from typing import Any
 
 from mcl_lab.errors import InputError
 from mcl_lab.host.files import write_atomically
-from mcl_lab.host.processes import search_path
+from mcl_lab.host.modules import own_process
 from mcl_lab.host.secrets import without_secrets
 from mcl_lab.host.uri import credentials, stored_uri
 from mcl_lab.runs.layout import RunFolder
@@ -44,8 +44,8 @@ def fetch(uri: str, experiment: str, run: str, folder: Path) -> dict[str, Any]:
     URI that MLflow has no store for.
     """
     shown = stored_uri(uri)
-    environment = {"PYTHONPATH": search_path(), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"} | credentials(uri)
-    command = [sys.executable, "-m", "mcl_lab.tracking.fetch", shown, experiment, run, str(folder)]
+    environment = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"} | credentials(uri)
+    command = own_process("mcl_lab.tracking.fetch", shown, experiment, run, str(folder))
     done = subprocess.run(
         command,
         env=os.environ | environment,

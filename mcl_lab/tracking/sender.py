@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from mcl_lab.errors import RunFailed
 from mcl_lab.host.files import exclusive
-from mcl_lab.host.processes import ProcessId, search_path
+from mcl_lab.host.modules import own_process
+from mcl_lab.host.processes import ProcessId
 from mcl_lab.host.secrets import without_secrets
 from mcl_lab.host.text import print_anywhere
 from mcl_lab.host.uri import credentials
@@ -53,8 +54,8 @@ def start_sender(folder: Path | str, uri: str | None = None, system: float | Non
     record = read_record(folder)
     if record is None or record["uri"] is None:
         return None
-    environment = os.environ | {"PYTHONPATH": search_path()} | credentials(uri or record["uri"])
-    command = [sys.executable, "-m", "mcl_lab.tracking.sender", str(folder), "--pid", str(os.getpid())]
+    environment = os.environ | credentials(uri or record["uri"])
+    command = own_process("mcl_lab.tracking.sender", str(folder), "--pid", str(os.getpid()))
     command += [] if system is None else ["--system", str(system)]
     try:
         with open(RecordFolder(folder).sender_log, "ab") as log:
