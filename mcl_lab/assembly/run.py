@@ -12,7 +12,7 @@ from mcl_lab.assembly.device import use_device
 from mcl_lab.assembly.learners import build_learners
 from mcl_lab.assembly.method import build_method
 from mcl_lab.host.files import write_atomically
-from mcl_lab.host.uri import network_warning, stored_uri
+from mcl_lab.host.uri import artifacts_warning, network_warning
 from mcl_lab.runs.checkpoints import Checkpoints
 from mcl_lab.runs.folders import sweep_folder
 from mcl_lab.runs.journal import Journal, read_record
@@ -21,6 +21,7 @@ from mcl_lab.runs.lock import RunLock
 from mcl_lab.runs.provenance import data_checksums, environment_of
 from mcl_lab.runs.record import record_of
 from mcl_lab.terminal.progress import ConsoleProgress
+from mcl_lab.tracking.moved import refuse_moved
 from mcl_lab.tracking.system import refuse_missing
 from mcl_lab.training.randomness import seed_everything
 from mcl_lab.training.trainer import Trainer
@@ -95,16 +96,18 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
 
 
 def refuse_tracking(tracking: DictConfig) -> None:
-    """Raise InputError for a URI that MLflow has no store for, and for what measuring the machine lacks."""
+    """Raise InputError for a URI that MLflow has no store for, a store that was moved, and what measuring the machine lacks."""
     if tracking.uri is not None:
-        stored_uri(tracking.uri)
+        refuse_moved(tracking.uri, tracking.experiment)
         refuse_missing(tracking.system)
 
 
 def unsafe_place(tracking: DictConfig) -> list[str]:
-    """A warning when the store lies where several processes may not write at once."""
-    warning = tracking.uri and network_warning(tracking.uri)
-    return [warning] if warning else []
+    """Warnings of a store in which several processes may not write at once, or whose artifacts lie anywhere."""
+    found = [
+        warning_of(tracking.uri) for warning_of in (network_warning, artifacts_warning) if tracking.uri is not None
+    ]
+    return [warning for warning in found if warning]
 
 
 def begun_record(config: DictConfig, folder: Path, tags: Mapping[str, str]) -> dict[str, Any]:

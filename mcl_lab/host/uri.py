@@ -13,7 +13,8 @@ from mcl_lab.host.secrets import QUERY
 
 USERNAME, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 EXAMPLES = "sqlite:///FILE.db, http://HOST:PORT or another MLflow tracking URI"
-STORES = ("postgresql", "mysql", "mssql", "http", "https", "databricks")  # schemes besides SQLite's and plugins'
+DATABASES = ("postgresql", "mysql", "mssql")
+STORES = (*DATABASES, "http", "https", "databricks")  # schemes besides SQLite's and plugins'
 MOUNTS = Path("/proc/self/mountinfo")  # Linux only
 
 # File systems that several machines write to, by Linux's names of them. There the locks that SQLite relies on may be slow,
@@ -67,7 +68,7 @@ def credentials(uri: str) -> dict[str, str]:
 def connectable_uri(uri: str, environment: Mapping[str, str] = os.environ) -> str:
     """A stored `uri` with what it needs to connect: MLflow takes user and password of a server from the environment
     by itself, but those of a database only from the URI."""
-    if not uri.startswith(("postgresql", "mysql", "mssql")) or USERNAME not in environment:
+    if not uri.startswith(DATABASES) or USERNAME not in environment:
         return uri
     secret = f":{quote(environment[PASSWORD], safe='')}" if PASSWORD in environment else ""
     return uri.replace("://", f"://{quote(environment[USERNAME], safe='')}{secret}@", 1)
@@ -111,6 +112,16 @@ def network_warning(uri: str) -> str | None:
     return (
         f"tracking.uri: {sqlite_file(stored_uri(uri))} is on a network file system ({kind}), where SQLite is not safe "
         "once several machines write; start `mlflow server` and set tracking.uri=http://HOST:PORT"
+    )
+
+
+def artifacts_warning(uri: str) -> str | None:
+    """One line on a database that no server stands before, and the remedy; None for any other store, SQLite's file too."""
+    if urlsplit(uri).scheme.partition("+")[0] not in DATABASES:
+        return None
+    return (
+        "tracking.uri: without a server the artifacts of all runs go to mlruns/ in whichever folder the first of them was "
+        "trained in, on that machine; start `mlflow server` on the database and set tracking.uri=http://HOST:PORT"
     )
 
 

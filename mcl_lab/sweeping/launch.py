@@ -15,7 +15,6 @@ from mcl_lab.config.identity import identity_of
 from mcl_lab.config.sweeps import as_typed
 from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.host.screen import screen
-from mcl_lab.host.uri import stored_uri
 from mcl_lab.launch.ledger_run import LedgerRun
 from mcl_lab.launch.local import LocalLauncher
 from mcl_lab.launch.slurm import SlurmLauncher
@@ -25,6 +24,7 @@ from mcl_lab.sweeping.record import RUN, adopt, conclude, launching, outcome, st
 from mcl_lab.sweeping.submission import submit, try_out
 from mcl_lab.sweeping.sweep import Sweep, by_run_folder, digest_of_keys, open_ledger, show_end
 from mcl_lab.terminal.sweep import SweepScreen, show_sweep
+from mcl_lab.tracking.moved import refuse_moved
 from mcl_lab.tracking.system import refuse_missing
 
 
@@ -41,7 +41,7 @@ def launch(
         if len({str(OmegaConf.select(config, key)) for config in configs}) > 1:
             raise InputError(key, "must be the same for all runs of a sweep")
     if configs[0].tracking.uri is not None:
-        stored_uri(configs[0].tracking.uri)  # refuses what MLflow has no store for, and what would be written down
+        refuse_moved(configs[0].tracking.uri, configs[0].tracking.experiment)  # and what MLflow has no store for
         for config in configs:
             refuse_missing(config.tracking.system)
     by_folder = by_run_folder(configs)

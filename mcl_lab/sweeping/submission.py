@@ -13,7 +13,7 @@ from mcl_lab.errors import RunFailed
 from mcl_lab.host.files import read_json, write_json
 from mcl_lab.host.modules import plugins
 from mcl_lab.host.secrets import without_credentials
-from mcl_lab.host.uri import network_warning, sqlite_file, stored_uri
+from mcl_lab.host.uri import artifacts_warning, network_warning, sqlite_file, stored_uri
 from mcl_lab.launch.ledger import Ledger
 from mcl_lab.launch.ledger_run import LedgerRun
 from mcl_lab.launch.slurm import SlurmLauncher, require_slurm
@@ -64,6 +64,8 @@ def submit(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
     standings = ledger.standings(runs)
     settle(sweep.folder, states_in(standings))  # if nothing was to be done
     show_submission(console, ledger, submission, standings)
+    if sweep.tracking.uri and (warning := artifacts_warning(sweep.tracking.uri)):
+        console.print(f"{'note':<13}  {warning}", soft_wrap=True)
     if sweep.tracking.uri and (file := sqlite_file(stored_uri(sweep.tracking.uri))):
         note = network_warning(sweep.tracking.uri)
         note = note or f"{file} is for jobs on one machine; for several: tracking.uri=http://HOST:PORT"

@@ -14,10 +14,16 @@ from mcl_lab.runs.layout import RecordFolder
 from mcl_lab.runs.records import is_running
 from mcl_lab.tracking.delivery import is_delivered, note_failure, one_line
 from mcl_lab.tracking.mlflow_calls import load_deliver, load_known_ids
+from mcl_lab.tracking.moved import follow_move, lost_store
 from mcl_lab.tracking.system import samples_left
 
 
-def sync(config: Any, *, runs: Annotated[str, "not empty"] | Annotated[Sequence[str], "not empty"] = "runs") -> None:
+def sync(
+    config: Any,
+    *,
+    runs: Annotated[str, "not empty"] | Annotated[Sequence[str], "not empty"] = "runs",
+    moved_from: Annotated[str, "not empty"] | None = None,
+) -> None:
     """Deliver every record under `runs`, a run folder or a folder of them at any depth, or several, that its store lacks.
 
     What was delivered before is delivered again when the store has it no more, unless somebody deleted it there as a run.
@@ -26,8 +32,10 @@ def sync(config: Any, *, runs: Annotated[str, "not empty"] | Annotated[Sequence[
     come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. A run whose process is gone without a last word is
     recorded as FAILED; one that a living sender carries is left to it.
 
-    Raises InputError("task.runs") when there is no such folder, and RunFailed, after every run was tried, when some
-    could not be delivered.
+    moved_from: the folder that the current one was until it was moved. What records, ledgers and SQLite stores say of places
+    in it then holds for the current folder.
+    Raises InputError("task.runs") when there is no such folder, InputError("task.moved_from") when a store is in neither
+    of the two, and RunFailed, after every run was tried, when some could not be delivered.
     """
     places = [Path(place) for place in ([runs] if isinstance(runs, str) else runs)]
     if not places:
@@ -36,6 +44,8 @@ def sync(config: Any, *, runs: Annotated[str, "not empty"] | Annotated[Sequence[
         if not os.path.isdir(place):
             raise InputError("task.runs", f"there is no folder {place}; give a run folder or a folder of them")
     folders = sorted({record.parent for place in places for record in place.rglob(RecordFolder.record.name)})
+    if moved_from is not None:
+        follow_move(Path(moved_from).expanduser().absolute(), Path.cwd(), folders, config.tracking.uri)
     known, failed = Known(), 0
     old: Counter[str] = Counter()
     for folder in folders:
@@ -92,6 +102,8 @@ def _deliver(folder: Path, known: Known) -> Outcome:
     uri = record["uri"]
     if uri is None:
         return Outcome("not tracked", news=False)
+    if message := lost_store(folder, uri):
+        return Outcome(f"not delivered: {message}", well=False)
     with exclusive(RecordFolder(folder).sender_lock, wait=False) as alone:
         if not alone:
             return Outcome("a sender is at work")

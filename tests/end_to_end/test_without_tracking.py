@@ -60,3 +60,12 @@ def test_a_database_on_a_network_file_system_is_warned_about(call, store, tmp_pa
     assert "mlflow.db is on a network file system (nfs4)" in warning and "tracking.uri=http://HOST:PORT" in warning
     assert warning in (only_folder(tmp_path) / "run.log").read_text()
     assert [status for status, _ in store.runs()] == ["FINISHED"]
+
+
+def test_a_database_without_a_server_is_warned_about(call, tmp_path):
+    ended = call(*ALONE, "trainer.epochs=1", "tracking.uri=postgresql://127.0.0.1:1/runs", "tracking.wait=0")
+    (warning,) = ended.err.splitlines()
+    assert ended.status == 0 and warning.startswith(
+        "tracking.uri: without a server the artifacts of all runs go to mlruns/"
+    )
+    assert warning in (only_folder(tmp_path) / "run.log").read_text()

@@ -4,7 +4,7 @@ import pytest
 
 from mcl_lab.errors import InputError
 from mcl_lab.host import uri as tracking_uri
-from mcl_lab.host.uri import network_file_system, network_warning
+from mcl_lab.host.uri import artifacts_warning, network_file_system, network_warning
 
 # Lines as Linux writes them: optional fields before the dash or none, escaped blanks, one mount hidden by another.
 TABLE = r"""
@@ -79,3 +79,19 @@ def test_the_warning_names_file_type_and_remedy(mounts, monkeypatch):
         assert words in warning
     assert network_warning("sqlite:////tmp/mlflow.db") is None
     assert network_warning("http://host:5000") is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "warned"),
+    [
+        ("postgresql+psycopg2://host/runs", True),
+        ("mysql://host/runs", True),
+        ("http://host:5000", False),
+        ("sqlite:///mlflow.db", False),  # artifacts lie beside it
+        ("databricks", False),
+    ],
+)
+def test_a_database_without_a_server(uri, warned):
+    warning = artifacts_warning(uri)
+    assert (warning is not None) == warned
+    assert not warned or "mlruns/" in warning and "tracking.uri=http://HOST:PORT" in warning

@@ -36,6 +36,7 @@ WRONG_VALUES = [
     (["data.root=3"], "data.root", ["a string"]),
     (["data.name="], "data.name", ["not empty"]),
     (["tracking.uri="], "tracking.uri", ["not empty", "or null"]),
+    (["task=sync", "task.moved_from="], "task.moved_from", ["not empty", "or null"]),
     (["tracking.models=1"], "tracking.models", ["true or false"]),
     (["tracking.system=0.5"], "tracking.system", ["a number >= 1 or null"]),
     (["task=export", "task.checkpoint=x", "task.mlflow=1"], "task.mlflow", ["true or false"]),

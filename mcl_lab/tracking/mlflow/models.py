@@ -21,18 +21,20 @@ from mcl_lab.host.uri import connectable_uri
 from mcl_lab.runs.journal import read_record
 from mcl_lab.tracking.delivery import read_delivery
 from mcl_lab.tracking.mlflow.store import KEY_TAG
+from mcl_lab.tracking.moved import refuse_moved
 
 WEIGHTS_TAG = "mcl_lab.weights"
 
 
 class RunModels:
-    """The models of a recorded run. Raises RunFailed when MLflow does not have the run."""
+    """The models of a recorded run. Raises RunFailed when MLflow does not have the run, InputError for a store that was moved."""
 
     def __init__(self, folder: Path):
         record = read_record(folder)
         delivery = read_delivery(folder, record) if record else None
         if record is None or delivery is None or delivery["mlflow_run"] is None:
             raise RunFailed(f"{folder} is not recorded in MLflow; deliver it with: task=sync task.runs={folder}")
+        refuse_moved(record["uri"], record["experiment"])
         self.record = record
         uri = connectable_uri(record["uri"])
         self.client = MlflowClient(tracking_uri=uri)

@@ -16,6 +16,7 @@ from mcl_lab.runs.journal import KIND_TAG
 from mcl_lab.runs.records import RecordedRun, StoreUnavailable, final_metrics_in
 from mcl_lab.tracking.delivery import one_line
 from mcl_lab.tracking.mlflow.store import ID_TAG, KEY_TAG, MLFLOW_STATUS, STATE_TAG, one_at_a_time
+from mcl_lab.tracking.moved import refuse_moved
 from mcl_lab.tracking.system import PREFIX
 
 PAGE = 1000  # runs a request
@@ -92,7 +93,9 @@ class MlflowRuns:
         return [{"epoch": epoch, "metrics": epochs[epoch]} for epoch in sorted(epochs)]
 
     def attach(self, place: str, files: Sequence[Path], folder: str) -> None:
-        """Put files into a folder of the run's artifacts; one of the same name is replaced."""
+        """Put files into a folder of the run's artifacts; one of the same name is replaced. Raises InputError for a store that
+        was moved."""
+        refuse_moved(self.uri, self.experiment)
         with self._reaching():
             for file in files:
                 self._client.log_artifact(place, str(file), folder)

@@ -34,6 +34,7 @@ from mcl_lab.runs.layout import RecordFolder, RunFolder, SweepFolder
 from mcl_lab.runs.result import read_result
 from mcl_lab.tracking.delivery import is_delivered, read_delivery, write_delivery
 from mcl_lab.tracking.mlflow import configure
+from mcl_lab.tracking.moved import FOLDER, lost_artifacts
 from mcl_lab.tracking.system import Point, carry_samples
 
 ID_TAG, KEY_TAG, STATE_TAG = "mcl_lab.id", "mcl_lab.run_key", "mcl_lab.state"
@@ -113,7 +114,7 @@ def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
         found = client.get_experiment_by_name(experiment)
         if found is None:
             # Without a server artifacts are files; MLflow's default would be a folder in whatever directory we are in.
-            location = (database.parent / "mlartifacts").as_uri() if database else None
+            location = (database.parent / FOLDER).as_uri() if database else None
             try:
                 return client, client.create_experiment(experiment, artifact_location=location)
             except MlflowException:  # another machine was faster
@@ -122,6 +123,8 @@ def _connect(uri: str, experiment: str) -> tuple[MlflowClient, str]:
                     raise
     if found.lifecycle_stage != "active":
         raise RuntimeError(f"experiment {experiment!r} is deleted in MLflow; restore it or set tracking.experiment")
+    if database and (message := lost_artifacts(database, found.artifact_location)):
+        raise RuntimeError(message)
     return client, found.experiment_id
 
 
