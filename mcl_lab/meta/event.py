@@ -30,6 +30,7 @@ class MetaEvent:
     losses: module of the parameters that take the virtual steps; `losses(images, labels, weight_network)` is the scalar
         they descend on with the layer-matching weights, `losses(images, labels, None)` the one that judges the weights.
     weight_network: its parameters are trained by `optimizer`, and by nothing else.
+    Parameters of either that do not require gradient are constants, which no step and no weight decay moves.
     inner_steps, outer_steps, momentum, weight_decay: of the virtual SGD (hypergradient.py).
 
     But for the weight network and its optimizer an event leaves everything as it was: parameters, buffers, gradients and
@@ -62,21 +63,24 @@ class MetaEvent:
         return batch % self.every == 0
 
     def hypergradient(self, images: Tensor, labels: Tensor, lr: float | Tensor) -> list[Tensor]:
-        """The outer loss's gradient by each parameter of the weight network, on images (B, 3, H, W) and labels (B,), with
+        """The outer loss's gradient by each trained parameter of the weight network, on images (B, 3, H, W) and labels (B,), with
         virtual steps of length `lr`. Changes nothing, so it may be broken off anywhere.
 
         Raises RuntimeError when a CUDA graph is to be made of losses that draw random numbers."""
-        buffers = {name: buffer.clone() for name, buffer in self.losses.named_buffers()}
+        trained, places = _trained(self.losses), list(_places(self.losses))
+        buffers: dict[Tensor, Tensor] = {buffer: buffer.clone() for buffer in self.losses.buffers()}
 
         def loss(theta: dict[str, Tensor], weight_network: nn.Module | None) -> Tensor:
+            given = buffers | {trained[name]: value for name, value in theta.items()}
+            values = {place: given[tensor] for place, tensor in places if tensor in given}
             with self._same_draws(images.device):
-                return functional_call(self.losses, {**theta, **buffers}, (images, labels, weight_network))
+                return functional_call(self.losses, values, (images, labels, weight_network), tie_weights=False)
 
         return hypergradient(
             lambda theta: loss(theta, self.weight_network),
             lambda theta: loss(theta, None),
-            dict(self.losses.named_parameters()),
-            list(self.weight_network.parameters()),
+            trained,
+            list(_trained(self.weight_network).values()),
             lr=lr,
             **self.virtual_steps,
         )
@@ -105,7 +109,20 @@ class MetaEvent:
 
     def apply(self, gradients: list[Tensor]) -> None:
         """One step of the weight network's optimizer along `gradients`."""
-        for parameter, gradient in zip(self.weight_network.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(_trained(self.weight_network).values(), gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that require gradient, by name; one in several places once."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _places(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, parameter or buffer) of every place that holds one, also where several hold the same; the places of a module that
+    has several names by one of them, as functional_call, given more, leaves its values in the module."""
+    for prefix, part in module.named_modules():
+        yield from part.named_parameters(prefix, recurse=False, remove_duplicate=False)
+        yield from part.named_buffers(prefix, recurse=False, remove_duplicate=False)

@@ -58,6 +58,39 @@ class WithRandomDepth(StagedNetwork):
         super().__init__(nn.Conv2d(3, 4, 3, padding=1), stages, nn.ReLU(), width=4, num_classes=4)
 
 
+def with_frozen_parts():
+    """A stage, a bias and a tensor of integers."""
+    network = small_resnet()
+    network.stages[1].requires_grad_(False)
+    network.classifier.bias.requires_grad_(False)
+    network.places = nn.Parameter(torch.arange(3), requires_grad=False)
+    return network
+
+
+def stage_of(channels):
+    return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.Tanh())
+
+
+class WithSharedStage(StagedNetwork):
+    """A stage that is there twice, whose BatchNorm is the neck, too."""
+
+    def __init__(self):
+        shared = stage_of(4)
+        super().__init__(nn.Conv2d(3, 4, 3), [stage_of(4), shared, shared], shared[1], width=4, num_classes=4)
+
+
+class WithTiedWeights(StagedNetwork):
+    """One weight in two stages and the neck, and another one, frozen, in the stem and a stage."""
+
+    def __init__(self):
+        stages, neck = [stage_of(3) for _ in range(3)], nn.Conv2d(3, 3, 3)
+        stages[2][0].weight = neck.weight = stages[1][0].weight
+        stem = nn.Conv2d(3, 3, 3)
+        stem.weight = stages[0][0].weight
+        stem.weight.requires_grad_(False)
+        super().__init__(stem, stages, neck, width=3, num_classes=4)
+
+
 def small_resnet(widths=(4, 8, 8)):
     return ResNet(4, block="basic", blocks=[1] * len(widths), widths=widths)
 
@@ -67,6 +100,9 @@ COHORTS = {
     "heterogeneous": lambda: {"a": small_resnet(), "b": small_resnet((3, 5))},
     "with dropout": lambda: {"a": WithDropout(), "b": small_resnet((3, 5))},
     "with random depth": lambda: {"a": WithRandomDepth(), "b": small_resnet((3, 5))},
+    "frozen": lambda: {"a": with_frozen_parts(), "b": small_resnet((3, 5)).requires_grad_(False)},
+    "shared": lambda: {"a": WithSharedStage(), "b": small_resnet((3, 5))},
+    "tied": lambda: {"a": WithTiedWeights(), "b": small_resnet((3, 5))},
 }
 
 
@@ -139,18 +175,19 @@ def assert_agree(ours, expected):
 
 def by_unrolling(unrolled, parts, lr=LR, **steps):
     """The event's hypergradient by plain unrolling; every forward draws the same."""
+    losses = copy.deepcopy(parts.losses)  # functional_call leaves its values in a shared module
     states = random_states()
 
     def loss(theta, weight_network):
         set_random_states(states)
-        buffers = {name: value.clone() for name, value in parts.losses.named_buffers()}
-        return functional_call(parts.losses, {**theta, **buffers}, (parts.images, parts.labels, weight_network))
+        buffers = {name: value.clone() for name, value in losses.named_buffers()}
+        return functional_call(losses, {**theta, **buffers}, (parts.images, parts.labels, weight_network))
 
     gradients = unrolled(
         lambda theta: loss(theta, parts.weight_network),
         lambda theta: loss(theta, None),
-        dict(parts.losses.named_parameters()),
-        list(parts.weight_network.parameters()),
+        {name: value for name, value in losses.named_parameters() if value.requires_grad},
+        [value for value in parts.weight_network.parameters() if value.requires_grad],
         lr=lr,
         **{**STEPS, **steps},
     )
@@ -174,6 +211,44 @@ def test_hypergradient_of_other_steps(unrolled, networks, inner_steps, outer_ste
     parts = after_a_step(make(networks, **steps))
     expected = by_unrolling(unrolled, parts, lr=0.03, **steps)
     assert_agree(parts.event.hypergradient(parts.images, parts.labels, 0.03), expected)
+
+
+@pytest.mark.parametrize("kind", ["frozen", "shared", "tied"])
+def test_hypergradient_is_that_of_training_copies_by_torch_sgd(kind):
+    """Central differences; PyTorch's optimizer knows by itself what is frozen, and what is one parameter in two places."""
+    parts = make(COHORTS[kind], inner_steps=1)
+    direction = [torch.randn_like(value) for value in parts.weight_network.parameters()]
+
+    def result_of_training(distance):
+        losses, weight_network = copy.deepcopy((parts.losses, parts.weight_network))
+        with torch.no_grad():
+            for value, way in zip(weight_network.parameters(), direction, strict=True):
+                value += distance * way
+        optimizer = torch.optim.SGD(losses.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
+        for judge in (weight_network, None):
+            optimizer.zero_grad()
+            loss = losses(parts.images, parts.labels, judge)
+            # virtual steps also decay what a loss does not depend on
+            (loss + 0 * sum(value.sum() for value in losses.parameters() if value.requires_grad)).backward()
+            optimizer.step()
+        return losses(parts.images, parts.labels, None).item()
+
+    expected = (result_of_training(1e-6) - result_of_training(-1e-6)) / 2e-6
+    gradients = parts.event.hypergradient(parts.images, parts.labels, LR)
+    ours = sum((gradient * way).sum() for gradient, way in zip(gradients, direction, strict=True))
+    assert abs(ours - expected) < 1e-6 * abs(expected)
+
+
+def test_frozen_parameters_of_the_weight_network_stay_as_they_are(unrolled):
+    parts = make()
+    frozen = parts.weight_network.projections[0][0].weight.requires_grad_(False)
+    before, all_before = frozen.clone(), [value.clone() for value in parts.weight_network.parameters()]
+    gradients = parts.event.hypergradient(parts.images, parts.labels, LR)
+    assert_agree(gradients, by_unrolling(unrolled, parts))
+    parts.event.apply(gradients)
+    assert frozen.equal(before)
+    unchanged = [a.equal(b) for a, b in zip(parts.weight_network.parameters(), all_before, strict=True)]
+    assert unchanged.count(True) == 1
 
 
 def test_paper_recipe_from_the_config(unrolled):
@@ -209,8 +284,9 @@ def test_paper_recipe_from_the_config(unrolled):
     assert changed == {"vcl", "soft_vcl", "icl", "soft_icl"}
 
 
-def test_event_leaves_everything_as_it_was():
-    parts = after_a_step(make(COHORTS["with dropout"], dtype=torch.float32))
+@pytest.mark.parametrize("kind", ["with dropout", "frozen", "shared", "tied"])
+def test_event_leaves_everything_as_it_was(kind):
+    parts = after_a_step(make(COHORTS[kind], dtype=torch.float32))
     before = whole_state(parts)
     first = parts.event.hypergradient(parts.images, parts.labels, LR)
     assert_unchanged(before, whole_state(parts))
