@@ -5,7 +5,9 @@ B batch, C classes, D embedding width.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 class StagedNetwork(nn.Module):
@@ -18,7 +20,7 @@ class StagedNetwork(nn.Module):
     after it must not write into it.
     neck: what stands between the last stage and the pooling (a final BatchNorm and ReLU, a 1x1 convolution, or nothing).
     width: D, channels after the neck. num_classes: C.
-    Raises ValueError when there is no stage.
+    Lazy layers in them (nn.LazyConv2d) get their channels here. Raises ValueError when there is no stage.
     """
 
     def __init__(self, stem: nn.Module, stages: Sequence[nn.Module], neck: nn.Module, *, width: int, num_classes: int):
@@ -31,6 +33,10 @@ class StagedNetwork(nn.Module):
         self.width = width
         self.num_classes = num_classes
         self.classifier = nn.Linear(width, num_classes)
+        if any(map(is_lazy, (*self.parameters(), *self.buffers()))):
+            with torch.no_grad():  # of a size that no network is too deep for
+                self.eval().embed(self.taps(torch.zeros(1, 3, 224, 224))[-1])
+            self.train()
         self.initialise(self)
 
     def initialise(self, module: nn.Module) -> None:
