@@ -62,6 +62,7 @@ class Trainer:
         self.seconds = 0.0  # of the epoch's training steps so far
         self.stop = StopRequest()
         self._before_event: dict[str, Any] | None = None
+        self._never_finite = set(self._not_finite(method.state_dict()))  # masks of -inf
 
     @property
     def finished(self) -> bool:
@@ -169,11 +170,15 @@ class Trainer:
 
     def _refuse_not_finite(self, parts: dict[str, Any]) -> None:
         """Raise RunFailed that names a value: what a gradient has spoilt, an optimizer's moments too."""
+        for name in self._not_finite(parts):
+            if name not in self._never_finite:
+                raise RunFailed(f"{name} is not finite (NaN or infinite) after step {self.position.step}")
+
+    def _not_finite(self, parts: dict[str, Any]) -> list[str]:
+        """Names of tensors; waits for the device once."""
         tensors = dict(_tensors(parts))
         finite = torch.stack([value.isfinite().all().to(self.metrics.device) for value in tensors.values()])
-        if not finite.all():  # waits for the device once
-            name = list(tensors)[finite.tolist().index(False)]
-            raise RunFailed(f"{name} is not finite (NaN or infinite) after step {self.position.step}")
+        return [name for name, good in zip(tensors, finite.tolist(), strict=True) if not good]
 
     def state_dict(self) -> dict[str, Any]:
         """All that going on needs: tensors and plain values."""
