@@ -8,7 +8,7 @@ from mcl_lab.assembly.learners import build_network
 from mcl_lab.networks.cohort import Peer
 from mcl_lab.terminal.counts import show_counts
 from mcl_lab.terminal.output import put_out
-from mcl_lab.training.measurement import multi_adds, parameters
+from mcl_lab.training.measurement import frozen_parameters, multi_adds, parameters
 
 
 def summary(
@@ -42,4 +42,6 @@ def _counts(node: DictConfig, key: str, num_classes: int, image_size: int) -> di
         "multi_adds": multi_adds(network, image_size),
         "parameters_with_branches": parameters(peer),
         "multi_adds_with_branches": multi_adds(peer, image_size),
+        "frozen_parameters": frozen_parameters(network),
+        "frozen_parameters_with_branches": frozen_parameters(peer),
     }

@@ -79,8 +79,13 @@ class _Counter(TorchDispatchMode):
 
 
 def parameters(module: nn.Module) -> int:
-    """Number of trainable values."""
+    """Number of values, frozen ones too; a shared parameter's are counted once."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def frozen_parameters(module: nn.Module) -> int:
+    """Number of values that do not require gradient."""
+    return sum(parameter.numel() for parameter in module.parameters() if not parameter.requires_grad)
 
 
 def multi_adds(module: nn.Module, image_size: int) -> int:

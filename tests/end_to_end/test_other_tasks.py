@@ -82,11 +82,12 @@ def test_evaluate_refuses_what_is_no_run(checkpoint, words, call, tmp_path):
 
 # C = 100, images of 32 x 32: the published counts
 COUNTS = {
-    "a": ("resnet32", 3, 64, 472_756, 69_130_496, 1_281_852, 136_776_448),
-    "b": ("resnet110", 3, 256, 1_170_868, 167_453_696, 3_181_948, 337_374_208),
+    "a": ("resnet32", 3, 64, 472_756, 69_130_496, 1_281_852, 136_776_448, 0, 0),
+    "b": ("resnet110", 3, 256, 1_170_868, 167_453_696, 3_181_948, 337_374_208, 0, 0),
 }
 COLUMNS = (
     "network", "stages", "width", "parameters", "multi_adds", "parameters_with_branches", "multi_adds_with_branches",
+    "frozen_parameters", "frozen_parameters_with_branches",
 )  # fmt: skip
 
 
@@ -100,7 +101,8 @@ def test_summary(call, tmp_path):
     }
     table = call("task=summary", "pair=resnet32_resnet110")
     assert table.status == 0
-    assert all(f"{count:,}" in table.out for counts in COUNTS.values() for count in counts[2:])
+    assert all(f"{count:,}" in table.out for counts in COUNTS.values() for count in counts[2:7])
+    assert "frozen" not in table.out
     assert not list(tmp_path.iterdir())
 
 
