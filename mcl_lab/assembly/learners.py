@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mcl_lab.assembly.target import create
 from mcl_lab.errors import InputError
@@ -59,6 +60,7 @@ def build_network(node: DictConfig, key: str, num_classes: int) -> StagedNetwork
     network = create(f"pair.peers.{key}", arguments, num_classes=num_classes)
     if not isinstance(network, StagedNetwork):
         raise InputError(f"pair.peers.{key}._target_", f"{node._target_} is no StagedNetwork (mcl_lab.networks.staged)")
+    _refuse_lazy(f"pair.peers.{key}", network)
     return network
 
 
@@ -88,8 +90,17 @@ def _build_nodes(loss: DictConfig, cohort: Cohort, num_classes: int, device: tor
             module = create(f"loss.{name}", node, widths=cohort.widths, heads=cohort.heads, num_classes=num_classes)
             if not isinstance(module, nn.Module):
                 raise InputError(f"loss.{name}._target_", f"{node._target_} is no torch.nn.Module")
+            _refuse_lazy(f"loss.{name}", module)
             made[name] = module.to(device)
     return made
+
+
+def _refuse_lazy(key: str, module: nn.Module) -> None:
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(value):
+            raise InputError(
+                key, f"{name} is of a lazy layer and has no shape yet; give the layer the size of its input"
+            )
 
 
 def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_size: int) -> None:

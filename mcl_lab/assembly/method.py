@@ -18,12 +18,15 @@ FUSED = {f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")}  # that upd
 
 def build_method(config: DictConfig, learners: Learners) -> Method:
     """How a config trains its learners, at the beginning."""
-    trainer, network = config.trainer, learners.weight_network
-    update = build_update(config.optimizer, config.schedule, [learners.cohort, learners.objective], trainer.epochs)
+    trainer, network, event = config.trainer, learners.weight_network, config.loss.get("meta_event")
+    trained = [learners.cohort, learners.objective]
+    _refuse_frozen("pair.peers", trained, "train one of the networks")
+    update = build_update(config.optimizer, config.schedule, trained, trainer.epochs)
     weight_update = meta_event = None
-    if network is not None:
+    if network is not None and event is not None:
+        _refuse_frozen("loss.weight_network", [network], "loss.meta_event=null leaves it as it is")
         weight_update = build_update(config.optimizer, config.schedule, [network], trainer.epochs)
-        meta_event = build_meta_event(config.loss.get("meta_event"), learners, weight_update.optimizer)
+        meta_event = build_meta_event(event, learners, weight_update.optimizer)
     return Method(
         learners.cohort,
         learners.objective,
@@ -38,7 +41,7 @@ def build_method(config: DictConfig, learners: Learners) -> Method:
 
 def build_update(optimizer: DictConfig, schedule: DictConfig, modules: Iterable[nn.Module], epochs: int) -> Update:
     """An optimizer of the modules' parameters with its schedule."""
-    params = [parameter for module in modules for parameter in module.parameters()]
+    params = list(nn.ModuleList(modules).parameters())  # one that two modules share is there once
     chosen = {"foreach", "fused", "differentiable"} & set(optimizer)
     fused = {} if chosen or optimizer._target_ not in FUSED else {"fused": True}
     made = create("optimizer", optimizer, params=params, **fused)
@@ -54,9 +57,12 @@ def build_update(optimizer: DictConfig, schedule: DictConfig, modules: Iterable[
     return Update(made, scheduled)
 
 
-def build_meta_event(node: DictConfig | None, learners: Learners, optimizer: Optimizer) -> MetaEvent | None:
-    """The event that trains the weight network by `optimizer`; None when the loss leaves the network as it is."""
-    if node is None:
-        return None
+def build_meta_event(node: DictConfig, learners: Learners, optimizer: Optimizer) -> MetaEvent:
+    """The event that trains the weight network by `optimizer`."""
     losses, weight_network = learners.virtual_losses, learners.weight_network
     return create("loss.meta_event", node, losses=losses, weight_network=weight_network, optimizer=optimizer)
+
+
+def _refuse_frozen(key: str, modules: Iterable[nn.Module], remedy: str) -> None:
+    if not any(parameter.requires_grad for module in modules for parameter in module.parameters()):
+        raise InputError(key, f"nothing to train, as no parameter requires gradient; {remedy}")
