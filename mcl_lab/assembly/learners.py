@@ -57,7 +57,10 @@ def build_network(node: DictConfig, key: str, num_classes: int) -> StagedNetwork
     if hasattr(nn.ModuleDict(), key):
         raise InputError(f"pair.peers.{key}", "is a name that PyTorch's modules use themselves; choose another")
     arguments = OmegaConf.masked_copy(node, [str(name) for name in node if name != "name"])
-    network = create(f"pair.peers.{key}", arguments, num_classes=num_classes)
+    try:
+        network = create(f"pair.peers.{key}", arguments, num_classes=num_classes)
+    except FileNotFoundError as error:  # of pretrained weights, say
+        raise InputError(f"pair.peers.{key}", f"the network reads {error.filename}, which is not there") from error
     if not isinstance(network, StagedNetwork):
         raise InputError(f"pair.peers.{key}._target_", f"{node._target_} is no StagedNetwork (mcl_lab.networks.staged)")
     _refuse_lazy(f"pair.peers.{key}", network)

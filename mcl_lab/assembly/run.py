@@ -13,7 +13,7 @@ from mcl_lab.assembly.learners import build_learners
 from mcl_lab.assembly.method import build_method
 from mcl_lab.host.files import write_atomically
 from mcl_lab.host.uri import artifacts_warning, network_warning
-from mcl_lab.runs.checkpoints import Checkpoints
+from mcl_lab.runs.checkpoints import Checkpoints, checksum_of_weights
 from mcl_lab.runs.folders import sweep_folder
 from mcl_lab.runs.journal import Journal, read_record
 from mcl_lab.runs.layout import RunFolder
@@ -68,6 +68,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
 
     facts = {"data": data.facts._asdict()}
     environment["data"] = data_checksums(facts["data"])
+    environment["initial_weights"] = checksum_of_weights(method.networks())  # which a network may read from a file
     journal, lock = Journal(folder), RunLock(folder)
     checkpoints = Checkpoints(RunFolder(folder).checkpoints, write_atomically, run_key=record["run_key"], facts=facts)
     networks = {key: config.pair.peers[key].name for key in learners.cohort.peers}

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from mcl_lab.runs.checkpoints import UnusableCheckpoint, networks_file, read
@@ -124,9 +125,13 @@ def _distance(one: Tensor | None, other: Tensor | None) -> float | None:
     """The largest difference of two tensors; None when they are equal to the bit, infinite when they cannot be compared."""
     if one is None or other is None or one.dtype != other.dtype or one.shape != other.shape:
         return math.inf
-    if one.numpy().tobytes() == other.numpy().tobytes():
+    if _bits(one).equal(_bits(other)):
         return None
     return float((one.double() - other.double()).abs().max())
+
+
+def _bits(value: Tensor) -> Tensor:
+    return value.contiguous().reshape(-1).view(torch.uint8)
 
 
 def _metrics_of_epochs(folder: Path, notes: list[str]) -> dict[int, dict[str, float]]:

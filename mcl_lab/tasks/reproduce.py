@@ -81,7 +81,8 @@ def reproduce(
 
 def differences(was: Mapping, now: Mapping) -> dict[str, tuple]:
     """What differs of two environments, by name; None for what was not recorded."""
-    return {name: (was.get(name), now.get(name)) for name in DECIDING if was.get(name) != now.get(name)}
+    names = [*DECIDING, *({"initial_weights"} & was.keys())]
+    return {name: (was.get(name), now.get(name)) for name in names if was.get(name) != now.get(name)}
 
 
 def judge(compared: Comparison, tolerance: float) -> tuple[str, bool]:

@@ -15,7 +15,12 @@ from mcl_lab.runs.code import CHANGED
 from mcl_lab.runs.provenance import changes_file
 from mcl_lab.terminal.output import show_lines
 
-SHOWN = {"git_commit": "commit", "changes": "changes of the code", "device_type": "device type"}
+SHOWN = {
+    "git_commit": "commit",
+    "changes": "changes of the code",
+    "device_type": "device type",
+    "initial_weights": "initial weights",
+}
 
 
 def show_reproduction(

@@ -2,6 +2,7 @@
 run that handles parameters."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -38,6 +39,7 @@ class Frozen(Small):
         self.stages[1].requires_grad_(False)
         self.places = nn.Parameter(torch.arange(4), requires_grad=False)
         self.mask = nn.Parameter(torch.tensor([0, -torch.inf]), requires_grad=False)
+        self.rounded = nn.Parameter(torch.tensor(0.1, dtype=torch.bfloat16), requires_grad=False)
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -62,6 +64,15 @@ class Lazy(Small):
     def __init__(self, num_classes: int):
         stages = [nn.Sequential(nn.LazyConv2d(4, 3, 2, 1), nn.LazyBatchNorm2d(), nn.ReLU()) for _ in range(3)]
         super().__init__(num_classes, stages, nn.ReLU(), nn.LazyConv2d(4, 3))
+
+
+class Pretrained(Small):
+    """The stem has the values in a file, and keeps them."""
+
+    def __init__(self, num_classes: int, *, file: str):
+        super().__init__(num_classes, [stage()], nn.ReLU())
+        self.stem.load_state_dict(torch.load(file))
+        self.stem.requires_grad_(False)
 
 
 class LazyLater(Frozen):
@@ -98,9 +109,11 @@ def words(tmp_path_factory):
     """The command of a run of all four."""
     folder = tmp_path_factory.mktemp("conf")
     (folder / "network").mkdir()
-    for kind in (Frozen, Shared, Tied, Lazy, LazyLater, WhollyFrozen):
+    for kind in (Frozen, Shared, Tied, Lazy, Pretrained, LazyLater, WhollyFrozen):
         name = kind.__name__
         (folder / "network" / f"{name}.yaml").write_text(f"name: {name}\n_target_: {__name__}.{name}\n")
+    with (folder / "network" / "Pretrained.yaml").open("a") as file:
+        file.write("file: stem.pt\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MCL_LAB_PLUGINS", __name__)
         peers = [f"{'+' * (key > 'b')}network@pair.peers.{key}={kind}" for key, kind in KINDS.items()]
@@ -119,7 +132,7 @@ def test_frozen_values_stay_to_the_bit_and_all_others_learn(trained, words, undi
     frozen = {name for name in frozen if "num_batches" not in name}
     assert len(frozen) == 10
     assert all((after[name] == 0.5).all() for name in frozen)
-    fixed = {"cohort peers.a.network.places", "cohort peers.a.network.mask"}
+    fixed = {f"cohort peers.a.network.{name}" for name in ("places", "mask", "rounded")}
     assert after["cohort peers.a.network.places"].tolist() == [0, 1, 2, 3]
     unchanged = {name for name in after if after[name].equal(before[name])}
     assert frozen | fixed <= unchanged
@@ -171,14 +184,14 @@ def test_counted(words, call):
     told = call(words[0], "task=summary", *words[-4:], "task.num_classes=10", "task.format=json")
     counts = {peer["network"]: peer for peer in json.loads(told.out)["peers"].values()}
     stem, of_a_stage, head = 4 * 3 * 9 + 4, 4 * 4 * 9 + 4 + 8, 4 * 10 + 10
-    assert counts["Frozen"]["parameters"] == stem + 3 * of_a_stage + head + 6
-    assert counts["Frozen"]["frozen_parameters"] == of_a_stage + 6
-    assert counts["Frozen"]["frozen_parameters_with_branches"] == 2 * of_a_stage + 6  # of the first branch, too
+    assert counts["Frozen"]["parameters"] == stem + 3 * of_a_stage + head + 7
+    assert counts["Frozen"]["frozen_parameters"] == of_a_stage + 7
+    assert counts["Frozen"]["frozen_parameters_with_branches"] == 2 * of_a_stage + 7  # of the first branch, too
     assert counts["Shared"]["parameters"] == stem + 2 * of_a_stage + head
     assert counts["Tied"]["parameters"] == stem + 2 * of_a_stage + 4 + head
     assert counts["Lazy"]["parameters"] == stem + 3 * of_a_stage + head
     table = call(words[0], "task=summary", *words[-4:], "task.num_classes=10").out
-    assert f"a: Frozen: {of_a_stage + 6} parameters are frozen, {2 * of_a_stage + 6} with branches\n" in table
+    assert f"a: Frozen: {of_a_stage + 7} parameters are frozen, {2 * of_a_stage + 7} with branches\n" in table
     assert table.count("frozen,") == 1
 
 
@@ -209,3 +222,25 @@ def test_weights_that_nothing_trains_need_no_meta_event(words, call, tmp_path):
     ended = call(*PLAIN, *fixed, "loss.meta_event=null")
     assert (ended.status, ended.err) == (0, "")
     assert result(only_folder(tmp_path))["steps"] == 4
+
+
+def test_pretrained_weights_that_have_changed_are_told_by_what_a_run_began_with(words, call, tmp_path):
+    file = tmp_path / "stem.pt"
+    run = [words[0], *PLAIN, "loss=baseline", "pair=single/resnet8", "network@pair.peers.a=Pretrained"]
+    missing = call(*run)
+    assert (missing.status, missing.err.count("\n")) == (2, 1)
+    assert missing.err.startswith("mcl_lab: error: pair.peers.a: the network reads stem.pt, which is not there")
+    differing = []
+    for value in (1.0, 1.0, 2.0):
+        torch.save({"weight": torch.full((4, 3, 3, 3), value), "bias": torch.zeros(4)}, file)
+        if not differing:
+            assert call(*run).status == 0
+        folder = next((tmp_path / "runs").glob("single-*"))
+        shutil.rmtree(tmp_path / "runs" / "reproduced", ignore_errors=True)
+        again = call(words[0], "task=reproduce", f"task.run={folder}", "tracking=none", "task.format=json")
+        differing.append(json.loads(again.out)["differs"])
+    assert differing[0] == differing[1] == {}
+    assert list(differing[2]) == ["initial_weights"]
+    file.unlink()
+    evaluated = call(words[0], "task=evaluate", f"task.checkpoint={folder}", "trainer.threads=1")
+    assert (evaluated.status, evaluated.out) == (2, "") and "stem.pt, which is not there" in evaluated.err
