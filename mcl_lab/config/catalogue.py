@@ -57,9 +57,10 @@ def catalogue(folders: Sequence[Path] = ()) -> dict[str, list[Option]]:
 @functools.cache
 def default_options() -> dict[str, str]:
     """The option of each group that a run has when none is named; groups without one are left out."""
-    entries = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    files = [CONF / "config.yaml", CONF / "hydra_defaults.yaml"]
+    entries = [entry for file in files for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["defaults"]]
     chosen = {name: option for entry in entries if isinstance(entry, dict) for name, option in entry.items()}
-    return {name.removeprefix("override "): option for name, option in chosen.items() if option is not None}
+    return {name.removeprefix("override /"): option for name, option in chosen.items() if option is not None}
 
 
 def first_line(text: str) -> str:

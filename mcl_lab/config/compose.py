@@ -201,6 +201,11 @@ def _translated(error: Exception, parsed: Collection[Override]) -> InputError:
         return InputError(_key_of(merging[1]), f"cannot be set to this: {reason}")
     quoted = re.search(r"'([^']+)'", message)
     key = getattr(error, "full_key", None) or (quoted.group(1) if quoted else "config")
+    if within := re.match(r"In '(.+)': Could not override '([^'@]+)[^']*'\. Did you mean to override \2\?", message):
+        where = (
+            f"override of /{within[2]} has no effect there; put it in a file of experiment/, under # @package _global_"
+        )
+        return InputError(within[1], f"its {where}")
     if message.startswith("Could not override") and "default list" not in message:
         known = _known_keys(parsed)
         if key in known:

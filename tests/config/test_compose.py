@@ -10,6 +10,8 @@ from mcl_lab.config.check import check
 from mcl_lab.config.compose import compose, defaults_for, overrides
 from mcl_lab.config.differences import differences
 from mcl_lab.config.identity import identity_of
+from mcl_lab.config.multirun import compose_several
+from mcl_lab.config.targets import SLURM
 
 NEEDED = {
     "imagefolder": ["data.root=here"],
@@ -54,6 +56,22 @@ def test_defaults_keep_the_choices_and_drop_the_values(typed, lines):
     defaults = defaults_for(config)
     assert differences(identity_of(defaults).deciding, identity_of(config).deciding) == lines
     assert list(defaults.pair.peers) == list(config.pair.peers)
+
+
+LAUNCHER = "# @package _global_\ndefaults: [{override /hydra/launcher: slurm_cpu}, {override /trainer: cpu}]\n"
+
+
+def test_an_experiment_chooses_groups_of_hydra_as_it_does_ours_and_what_is_typed_comes_before_it(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"{LAUNCHER}hydra: {{launcher: {{partition: short}}}}\n")
+    mine = [f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine"]
+    config = compose(mine)
+    check(config)
+    launcher = config.hydra.launcher
+    assert (launcher._target_, launcher.gpus, launcher.partition, config.trainer.device) == (SLURM, 0, "short", "cpu")
+    assert compose([*mine, "hydra/launcher=slurm"]).hydra.launcher.gpus == 1
+    [several] = compose_several([mine])
+    assert several.hydra.launcher == launcher
 
 
 def test_composing_inside_hydra_leaves_hydra_as_it_was():

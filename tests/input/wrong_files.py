@@ -47,6 +47,8 @@ WRONG_FILES = [
     ("experiment/about", "defaults: [round]\n", ["does a defaults list name its own file?"]),
     ("experiment/no_option", "defaults: [override /data: mnist]\n", ["data/mnist", "cifar100"]),
     ("experiment/no_group", "defaults: [override /dataset: digits]\n", ["dataset"]),
+    ("trainer/other_group", "defaults: [cpu, {override /data: digits}]\n", ["trainer/other_group", "put it in a file of experiment/"]),
+    ("trainer/launcher", "defaults: [cpu, {override /hydra/launcher: slurm}]\n", ["trainer/launcher", "of /hydra/launcher", "experiment/"]),
     ("experiment/chosen_twice", "defaults: [/optimizer: adamw]\n", ["optimizer: is chosen twice", "override /optimizer"]),
     ("experiment/outside", "defaults: [/../../etc/passwd]\n", ["../../etc/passwd"]),
     ("experiment/a_word", "defaults: digits\n", ["defaults must be a list"]),
