@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mcl_lab.config.check import SEE_ALL, SWEEPER_UNUSED, arguments, unknown_key
 from mcl_lab.config.files import KeptFiles
 from mcl_lab.config.former_names import with_names_now
+from mcl_lab.config.home import expand_home
 from mcl_lab.config.identity import identity_of
 from mcl_lab.config.nearest import nearest
 from mcl_lab.config.plain import leaves, resolve, unresolved
@@ -38,7 +39,7 @@ def compose(overrides: Sequence[str], kept: dict[tuple, bytes] | None = None) ->
     for override in parsed:
         _refuse_early(override)
     try:
-        return with_names_now(add_defaults(_compose(overrides, kept)))
+        return expand_home(with_names_now(add_defaults(_compose(overrides, kept))))
     except MissingConfigException as error:
         raise _missing_option(error, parsed) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, RecursionError) as error:

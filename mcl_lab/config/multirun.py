@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mcl_lab.config.compose import compose, is_group, overrides, parse, typed
 from mcl_lab.config.former_names import with_names_now
+from mcl_lab.config.home import expand_home
 from mcl_lab.errors import InputError
 
 _KEY = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
@@ -81,7 +82,7 @@ def _with_values(shared: bytes, parsed: Sequence[Override], values: Sequence[Ove
         config.hydra.job.override_dirname = get_overrides_dirname(own, form.exclude_keys, form.item_sep, form.kv_sep)
     except (OmegaConfBaseException, ValueError):
         return None
-    return with_names_now(config)
+    return expand_home(with_names_now(config))
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -1,0 +1,40 @@
+"""`~` in settings that are paths: no shell replaces it after KEY=, so it is done here, for all of them alike."""
+
+import os
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mcl_lab.errors import InputError
+
+# Besides tracking.uri, where it is part of a URI (host/uri.py).
+PATHS = (
+    *("hydra.run.dir", "resume", "sweep", "data.root"),
+    *("task.checkpoint", "task.folder", "task.plots", "task.run", "task.runs"),
+)
+
+
+def expand_home(config: DictConfig) -> DictConfig:
+    """The config with `~` and `~USER` at the beginning of its paths replaced. Raises InputError for a user that is not there."""
+    for key in PATHS:
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(config, parent, throw_on_resolution_failure=False) if parent else config
+        if isinstance(node, DictConfig):
+            value = dict(node.items_ex(resolve=False)).get(name)
+            value = OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
+            whole = [_expanded(key, item) for item in value] if isinstance(value, list) else _expanded(key, value)
+            if whole != value:
+                node[name] = whole
+    return config
+
+
+def _expanded(key: str, path: Any) -> Any:
+    if not isinstance(path, str) or not path.startswith("~"):
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        user = path.partition("/")[0]
+        raise InputError(
+            key, f"{user} is nobody's home folder; write the whole path, or ./{user} for a folder of that name"
+        )
+    return expanded
