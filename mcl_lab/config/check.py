@@ -29,6 +29,12 @@ _PEER = "pair.peers.*"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a lone surrogate stands for a byte that is no UTF-8
 _ENVIRONMENT_ALLOWED = re.compile(r"tracking\..*|data\.root")
 _SWEEP_DEFAULT = {"dir": "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}", "subdir": "${hydra.job.num}"}  # Hydra's
+_UNUSED = {
+    "job.chdir": "a run stays in the folder where it was started and writes to hydra.run.dir",
+    "job.env_copy": "a run has the variables of the shell that started it",
+    "output_subdir": "a run folder holds its config.yaml",
+    "verbose": "a run writes its log to run.log",
+}  # settings of Hydra's own jobs
 _NODE_KEYS = {"_args_", "_partial_", "_recursive_", "_convert_"}  # Hydra's, which would get around the signatures
 
 
@@ -253,9 +259,12 @@ def _check_environment(written: dict) -> None:
 
 
 def _check_unused(hydra: dict) -> None:
-    """Refuse settings of Hydra's own sweeps, in whose place are ours."""
+    """Refuse settings of Hydra's own jobs and sweeps, in whose place are ours."""
     if "MULTIRUN" in str(hydra.get("mode")):
         raise InputError("hydra.mode", "for several runs write -m (--multirun) on the command line")
+    for key, value in leaves(hydra):
+        if key in _UNUSED and value:
+            raise InputError(f"hydra.{key}", f"is not used: {_UNUSED[key]}")
     sweeper = hydra.get("sweeper") or {}
     if not isinstance(sweeper, dict) or sweeper.get("params"):
         raise InputError("hydra.sweeper", SWEEPER_UNUSED)

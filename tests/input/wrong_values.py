@@ -134,6 +134,12 @@ WRONG_VALUES = [
         ["a list of strings"],
     ),
     (["sweep=3"], "sweep", ["a string"]),
+    (["hydra.job.chdir=true"], "hydra.job.chdir", ["is not used", "hydra.run.dir"]),
+    (["hydra.job.env_copy=[HOME]"], "hydra.job.env_copy", ["is not used"]),
+    (["hydra.output_subdir=.hydra"], "hydra.output_subdir", ["is not used"]),
+    (["hydra.verbose=true"], "hydra.verbose", ["is not used"]),
+    (["hydra.run.dir='~nobody_of_this_name/x'"], "hydra.run.dir", ["./~nobody_of_this_name"]),
+    (["data.root='~nobody_of_this_name'"], "data.root", ["./~nobody_of_this_name"]),
     (["config_version=0"], "config_version", [">= 1"]),
     # options of tasks
     (["task=clean", "task.delete=1"], "task.delete", ["true or false"]),
