@@ -1,9 +1,10 @@
 """What SLURM says of jobs: squeue for those of now and of lately, sacct for those before."""
 
-import os
 import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from mcl_lab.launch.client_variables import own_environment
 
 TIMEOUT = 60.0  # seconds that SLURM may take for an answer
 PENDING = frozenset(
@@ -98,8 +99,6 @@ def _elements(name: str) -> list[str]:
 
 def run_command(command: Sequence[str]) -> subprocess.CompletedProcess | None:
     """A command of SLURM, with what it printed; None when it does not end in time. Raises QueueSilent when it is not here."""
-    # Those variables filter what is told.
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
     try:
         return subprocess.run(
             command,
@@ -108,7 +107,7 @@ def run_command(command: Sequence[str]) -> subprocess.CompletedProcess | None:
             errors="replace",
             timeout=TIMEOUT,
             stdin=subprocess.DEVNULL,
-            env=own | {"SLURM_BITSTR_LEN": "0"},  # lists of elements in full
+            env=own_environment() | {"SLURM_BITSTR_LEN": "0"},  # lists of elements in full
         )
     except FileNotFoundError:
         raise QueueSilent("SLURM is not installed here: look from a machine of the cluster") from None

@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mcl_lab.errors import InputError
+from mcl_lab.launch.client_variables import own_environment
 
 SITE = ("account", "partition", "qos", "constraint", "reservation")  # what a site has its users preset
 
 # At the end of a job's script. A status above 128 says that a signal stopped or killed the task: before the time limit, for
 # somebody else's job, or something killed Python. It goes on later, unless SLURM is ending the job for another reason: to
 # requeue then would undo a scancel. {requeues} is how often. The last job of an array has the array's number as its own,
-# which means all of them: so jobs of an array are named by their places in it.
+# which means all of them: so jobs of an array are named by their places in it. What a ~/.bashrc among the
+# user's lines has preset for squeue would filter its answer.
 GO_ON = r"""status=$?
+unset ${!SQUEUE_*} ${!SCONTROL_*} SLURM_CLUSTERS
 if [ $status -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {requeues} ]; then
     job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
     job="${job:-$SLURM_JOB_ID}"
@@ -77,17 +80,12 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def submission_environment(credentials: Mapping[str, str], given: Collection[str]) -> Iterator[None]:
-    """For submitting: with credentials, and without what would get around the options in the script.
-
-    What a job passes on to those that are submitted from within it is left out, and SBATCH_ variables, which count more
-    than a script for sbatch, but for those of SITE that are not `given`.
-    """
+    """For submitting: with credentials, and of SBATCH_ variables, which count more for sbatch than the script's options, only
+    those of SITE that are not `given`."""
     before = dict(os.environ)
-    kept = {f"SBATCH_{option.upper()}" for option in SITE if option not in given} | {"SLURM_CONF"}
-    for name in before:
-        inherited = name.startswith("SLURM_") and "SLURM_JOB_ID" in before
-        if (inherited or name.startswith("SBATCH_")) and name not in kept:
-            del os.environ[name]
+    own = own_environment(kept={f"SBATCH_{option.upper()}" for option in SITE if option not in given})
+    os.environ.clear()
+    os.environ |= own
     os.environ |= credentials
     try:
         yield

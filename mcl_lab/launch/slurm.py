@@ -178,7 +178,8 @@ class SlurmLauncher:
             "job_name": "mcl-" + re.sub(r"[^\w.+-]", "-", name),
             "wckey": None,
             "cpus_per_task": self.cpus,
-            "srun_args": ["--ntasks=1", f"--cpus-per-task={self.cpus}"],  # which srun does not take over from sbatch
+            # cpus: srun does not take them over from sbatch; export, time: whatever a ~/.bashrc in the user's lines has preset
+            "srun_args": ["--ntasks=1", f"--cpus-per-task={self.cpus}", "--export=ALL", "--time=0"],
             "signal_delay_s": self.warning,
             "array_parallelism": self.array_parallelism or sys.maxsize,
             # `set -e`, perhaps of the user's lines, and TERM, which is for the task, must not keep the script from its end

@@ -14,6 +14,7 @@ from mcl_lab.host.files import read_json, write_json
 from mcl_lab.host.modules import plugins
 from mcl_lab.host.secrets import without_credentials
 from mcl_lab.host.uri import artifacts_warning, network_warning, sqlite_file, stored_uri
+from mcl_lab.launch.client_variables import refuse_clusters
 from mcl_lab.launch.ledger import Ledger
 from mcl_lab.launch.ledger_run import LedgerRun
 from mcl_lab.launch.slurm import SlurmLauncher, require_slurm
@@ -31,6 +32,7 @@ LONGEST_WAIT = 10.0  # seconds for a store to be ready before jobs are submitted
 def submit(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
     """Hand the runs to SLURM; follow them when the launcher is told to wait."""
     require_slurm()
+    refuse_clusters()
     make_folder(sweep.folder)
     with launching(sweep.folder):
         ledger, runs = open_ledger(sweep)
@@ -82,6 +84,7 @@ def submit(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
 def try_out(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
     """Ask SLURM about the jobs that would be submitted; nothing is written."""
     require_slurm()
+    refuse_clusters()
     ledger = Ledger(sweep.folder, saved=False)
     runs = sweep.enter(ledger)
     code = SweepFolder(sweep.folder.absolute()).code / "SNAPSHOT"

@@ -32,7 +32,8 @@ PACKAGES = "slurmctld slurmd slurm-client slurmdbd munge mariadb-server-core mar
 PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 MARK = "MCL_LAB_TEST_CLUSTER"  # in the environment of every daemon: FOLDER:NAME
 # What a person's own environment may say to SLURM's commands and jobs, and the tests' must not.
-OUTER = ("SLURM_", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "CUDA_VISIBLE_DEVICES")
+OUTER = ("SLURM_", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_", "SLURMD_")
+OUTER += ("CUDA_VISIBLE_DEVICES",)
 LONGEST_SOCKET = 107  # bytes that Linux takes for the path of a socket
 OVER = (
     "COMPLETED",
