@@ -33,6 +33,14 @@ if [ $status -gt 128 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt {requeues} ]; then
 fi
 exit $status"""
 
+# What sbatch says when slurmctld has not answered, whatever it did.
+UNANSWERED = "timed out|unable to co|receive failure|zero bytes|unexpected message|connection reset|broken pipe"
+
+# In a path: what sbatch drops, and what it, srun and submitit replace wherever a job writes, `%j` by its number. There is no way
+# to write it that all three understand: srun 22.05 fails on `% a%%u`.
+LOST = r"[\\\n]"
+PATTERN = r"%[\d%AabJjNnstux]"
+
 # Options of sbatch by which jobs would get lost, or do something else.
 OURS = frozenset(
     "array chdir clusters cpus-per-task dependency error export job-name no-requeue nodes ntasks ntasks-per-node open-mode"
@@ -48,6 +56,20 @@ def option(line: str) -> tuple[str, str | bool]:
     if found[1] in OURS:
         raise InputError("hydra.launcher.sbatch", f"--{found[1]} is set by the launcher; leave it out")
     return found[1], True if found[2] is None else found[2]
+
+
+def refuse_patterns(folder: Path) -> None:
+    """Raise InputError where SLURM or submitit would take the folder of the jobs, or the current one, for another."""
+    for path, misread in ((folder.absolute(), f"{LOST}|{PATTERN}"), (Path.cwd(), LOST)):
+        if found := re.search(misread, str(path)):
+            message = f"the path {str(path)!r} has {found[0]!r} in it, which SLURM would not take as it is; use another folder"
+            raise InputError("hydra/launcher", message)
+
+
+def is_refusal(error: Exception, words: str) -> bool:
+    """Whether a submission by submitit ended by `error` because sbatch refused it, which it said in `words`; else SLURM may have
+    taken the jobs."""
+    return getattr(error.__cause__, "returncode", 0) > 0 and not re.search(UNANSWERED, words, re.IGNORECASE)
 
 
 @contextmanager

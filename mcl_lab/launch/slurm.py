@@ -20,7 +20,7 @@ from mcl_lab.host.clock import now_ms
 from mcl_lab.launch.ledger import Ledger
 from mcl_lab.launch.ledger_run import Attempt, LedgerRun
 from mcl_lab.launch.queue import TIMEOUT, QueueSilent, run_command
-from mcl_lab.launch.sbatch import GO_ON, SITE, option, submission_environment, trial, undisturbed
+from mcl_lab.launch.sbatch import GO_ON, SITE, is_refusal, option, submission_environment, trial, undisturbed
 from mcl_lab.launch.standing import GOING_ON, Standing
 from mcl_lab.runs.layout import SweepFolder
 
@@ -102,8 +102,8 @@ class SlurmLauncher:
         make_job: what the job of some runs calls, to be pickled; whether it has GPUs. name: of the sweep. code: the folder
         to import from. credentials: for the environment of the jobs, which sbatch takes over from this process. before:
         called when all is ready, just before the first array goes to SLURM.
-        Raises InputError when SLURM takes nothing, RunFailed when it does not answer or took a part; what it took is in
-        the ledger.
+        Raises InputError when SLURM takes nothing, RunFailed when it does not answer or took a part; what it said that it
+        took is in the ledger.
         """
         if any(standing.state == "unknown" for _, standing in standings):
             raise RunFailed("SLURM does not say what became of jobs of this sweep: nothing was submitted")
@@ -147,11 +147,16 @@ class SlurmLauncher:
                 submitted = executor.submit_array(jobs)
         except Exception as error:  # a class of submitit's own for each way to fail
             words = " ".join((said.getvalue() or str(error)).replace("sbatch: error: ", "").split())
-            if done:
-                raise RunFailed(f"SLURM took the first {done} jobs, then sbatch said: {words}") from error
+            words = f"SLURM took the first {done} jobs, then sbatch said: {words}" if done else f"sbatch said: {words}"
+            refused = is_refusal(error, words)
+            if not refused and not self.dry_run:
+                name = executor.parameters["job_name"]
+                words += f"; the jobs may be there all the same: squeue --me --name={name}, and scancel any not in task=sweep"
+            if done or not refused:
+                raise RunFailed(words) from error
             settings = {key: getattr(self, key) for key in ("partition", "gpus", "cpus", "memory", "time")}
             asked = ", ".join(f"{key}={value}" for key, value in settings.items() if value is not None)
-            raise InputError("hydra/launcher", f"sbatch said: {words} (of jobs with {asked})") from error
+            raise InputError("hydra/launcher", f"{words} (of jobs with {asked})") from error
         first = submitted[0]
         script = first.paths.submission_file.read_text(encoding="utf-8")
         return Array(first.job_id.partition("_")[0], [job.job_id for job in submitted], script)

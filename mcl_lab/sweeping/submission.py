@@ -17,6 +17,7 @@ from mcl_lab.host.uri import artifacts_warning, network_warning, sqlite_file, st
 from mcl_lab.launch.client_variables import refuse_clusters
 from mcl_lab.launch.ledger import Ledger
 from mcl_lab.launch.ledger_run import LedgerRun
+from mcl_lab.launch.sbatch import refuse_patterns
 from mcl_lab.launch.slurm import SlurmLauncher, require_slurm
 from mcl_lab.runs.code import CONFIG_DIR, take_snapshot
 from mcl_lab.runs.folders import make_folder
@@ -33,6 +34,7 @@ def submit(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
     """Hand the runs to SLURM; follow them when the launcher is told to wait."""
     require_slurm()
     refuse_clusters()
+    refuse_patterns(sweep.files.jobs)
     make_folder(sweep.folder)
     with launching(sweep.folder):
         ledger, runs = open_ledger(sweep)
@@ -85,6 +87,7 @@ def try_out(sweep: Sweep, launcher: SlurmLauncher, console: Console) -> None:
     """Ask SLURM about the jobs that would be submitted; nothing is written."""
     require_slurm()
     refuse_clusters()
+    refuse_patterns(sweep.files.jobs)
     ledger = Ledger(sweep.folder, saved=False)
     runs = sweep.enter(ledger)
     code = SweepFolder(sweep.folder.absolute()).code / "SNAPSHOT"
