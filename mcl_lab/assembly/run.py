@@ -11,6 +11,7 @@ from mcl_lab.assembly.data import Data, build_data, evaluation_batches, training
 from mcl_lab.assembly.device import use_device
 from mcl_lab.assembly.learners import build_learners
 from mcl_lab.assembly.method import build_method
+from mcl_lab.data.loaders import check_batches
 from mcl_lab.host.files import write_atomically
 from mcl_lab.host.uri import artifacts_warning, network_warning
 from mcl_lab.runs.checkpoints import Checkpoints, checksum_of_weights
@@ -58,8 +59,10 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
     layout = {"channels_last": config.trainer.channels_last}
     balanced = config.loss.class_balanced
     # Before the learners, which are tried on a batch's labels: a batch that there are no images for may not fit memory either.
-    batches = training_batches(config.data, data, class_balanced=balanced, seed=config.seed, **layout)
+    check_batches(data.train, batch_size=config.data.batch_size, class_balanced=balanced)
     learners = build_learners(config, len(data.train.classes), device, data.train.images.shape[-2:])
+    # After the learners: an augmentation that draws random numbers must not change their initial weights.
+    batches = training_batches(config.data, data, class_balanced=balanced, seed=config.seed, **layout)
     method = build_method(config, learners)
     evaluations = {
         name: evaluation_batches(images, data.facts, batch_size=config.data.batch_size, **layout)

@@ -43,14 +43,7 @@ class TrainingBatches:
         self._augmentation = augmentation
         self._normalise = _Normalisation(mean, std, images.images.device, channels_last)
         self._seed = seed
-        if class_balanced:
-            self.warnings = check_class_balance(self._labels, images.classes, batch_size)
-        else:
-            self.warnings = []
-            if batch_size < 2:
-                raise InputError("data.batch_size", f"must be at least 2, it is {batch_size}")
-            if len(images) < 2:
-                raise InputError("data.images", f"there must be at least two images to train on, not {len(images)}")
+        self.warnings = check_batches(images, batch_size=batch_size, class_balanced=class_balanced)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -73,6 +66,20 @@ class TrainingBatches:
             if self._augmentation is not None and draws is not None:
                 images = self._augmentation(images, draws[places])
             yield self._normalise(images), self._images.labels.index_select(0, indices[places])
+
+
+def check_batches(images: ImageSet, *, batch_size: int, class_balanced: bool) -> list[str]:
+    """Warnings of what is odd about training batches of these images.
+
+    Raises InputError `data.batch_size` or `data.images` when there are no such batches.
+    """
+    if class_balanced:
+        return check_class_balance(images.labels.cpu(), images.classes, batch_size)
+    if batch_size < 2:
+        raise InputError("data.batch_size", f"must be at least 2, it is {batch_size}")
+    if len(images) < 2:
+        raise InputError("data.images", f"there must be at least two images to train on, not {len(images)}")
+    return []
 
 
 class EvaluationBatches:
