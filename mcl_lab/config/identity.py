@@ -95,6 +95,7 @@ def _deciding(tree: dict[str, Any]) -> dict[str, Any]:
     kept = {name: tree[name] for name in schema.deciding(schema.Config)}
     for name in kept.keys() & schema.SECTIONS.keys():
         kept[name] = _of_section(kept[name], schema.SECTIONS[name])
+    kept["data"] = _without_refusal(kept["data"])
     kept["loss"] = {name: node for name, node in kept["loss"].items() if node is not None}
     peers = kept["pair"]["peers"]
     kept["pair"] = {"peers": {key: _of_section(node, schema.Network) for key, node in peers.items()}}
@@ -110,6 +111,14 @@ def _without(tree: Any, names: Collection[str]) -> Any:
     if not isinstance(tree, dict):
         return tree
     return {name: _without(value, names) for name, value in tree.items() if name not in names}
+
+
+def _without_refusal(tree: Any) -> Any:
+    """Without `unreadable: refuse` at any depth, whatever the class: keys of plugins' data sets never had it."""
+    if not isinstance(tree, dict):
+        return tree
+    kept = {name: value for name, value in tree.items() if (name, value) != ("unreadable", "refuse")}
+    return {name: _without_refusal(value) for name, value in kept.items()}
 
 
 def _without_later(tree: dict[str, Any], before: Mapping[str, object]) -> dict[str, Any]:

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 from keys import COMMANDS, CONFIGS, WHOLE, composed, known_by
 
+from mcl_lab.config.compose import compose
 from mcl_lab.config.differences import differences
 from mcl_lab.config.identity import identity_of
 from mcl_lab.config.stored import FILE_NAME, read_config, to_yaml
 
+OF_PLUGIN = {  # run keys by `data.images.unreadable`
+    "refuse": "6c9adf6a8ce12df116f991200cf82a39c8cbef4216002be5759afbbd777ea153",
+    "skip": "1785b11943723b671fdf43914e8da17d15387dba2283b958c69fc3b32e7364d4",
+}
 STORED = json.loads(Path(__file__).with_name("keys.json").read_text())
 
 
@@ -51,6 +56,17 @@ def test_a_config_is_stored_as_it_was(name):
 
 def without_targets(text: str) -> list[str]:
     return [line for line in text.splitlines() if not line.lstrip().startswith("_target_: mcl_lab.")]
+
+
+def test_a_data_set_of_a_plugin(tmp_path, monkeypatch):
+    """Its refusal of unreadable images is in no key, whatever its signature says; another choice is."""
+    (tmp_path / "mine.py").write_text("def images(root, unreadable='refuse'): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MCL_LAB_PLUGINS", "mine")
+    for unreadable, key in OF_PLUGIN.items():
+        images = ["data.images._target_=mine.images", f"+data.images.unreadable={unreadable}"]
+        config = compose(["data=digits", "data.name=flowers", "~data.images.size", *images])
+        assert identity_of(config).run_key == key, unreadable
 
 
 def test_unequal_runs_have_unequal_keys():
