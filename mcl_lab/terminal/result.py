@@ -15,7 +15,9 @@ from rich.table import Table
 
 from mcl_lab.config.compose import CONF
 from mcl_lab.config.sweeps import as_typed
+from mcl_lab.errors import RunFailed
 from mcl_lab.host import last_words
+from mcl_lab.host.files import has_types
 from mcl_lab.host.screen import show_table, table
 from mcl_lab.host.uri import credentials
 from mcl_lab.results.selection import baselines_beside
@@ -36,9 +38,11 @@ COLUMNS = {  # metrics in result.json
 
 
 def show_result(config: DictConfig, folder: Path, console: Console) -> None:
-    """Print a finished run's table of test accuracies and the commands that come next."""
+    """Print a finished run's table of test accuracies and the commands that come next. Raises RunFailed for a damaged result."""
     result = read_result(folder)
-    assert result is not None, f"the run in {folder} is finished"
+    if result is None or not is_whole(result):
+        remedy = f"bring it back from a copy, or delete {folder} to train the run again"
+        raise RunFailed(f"{RunFolder(folder).result} is damaged; {remedy}")
     beside = baselines_beside(folder.absolute(), HEADLINE)
     is_baseline = result["loss"] == "baseline"
     console.print()
@@ -57,6 +61,13 @@ def show_result(config: DictConfig, folder: Path, console: Console) -> None:
     lines.append(("take home", command_line("task=export", f"task.checkpoint={as_typed(str(folder))}")))
     width = max(len(name) for name, _ in lines)
     show_lines(console, lines, width)
+
+
+def is_whole(result: dict) -> bool:
+    """Whether a result.json holds what is shown of it."""
+    shown = {"loss": str, "dataset": str, "seed": int, "steps": int, "peers": dict[str, dict]}
+    peer = {"network": str, HEADLINE: float}
+    return has_types(result, shown) and all(has_types(figures, peer) for figures in result["peers"].values())
 
 
 def result_table(result: dict, beside: dict[str, list[float]]) -> Table:

@@ -126,6 +126,15 @@ def test_the_command_that_began_a_finished_run_says_so(name, command, call, stor
     assert {path: path.read_bytes() for path in stored_runs.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"peers": {"a": {}}}'])
+def test_a_finished_run_with_a_damaged_result_says_so(content, call, stored_runs):
+    (stored_runs / ALONE / "result.json").write_text(content)
+    ended = call(*BASELINE)
+    assert ended.status == 1
+    remedy = f"bring it back from a copy, or delete runs/{ALONE} to train the run again"
+    assert ended.err == f"mcl_lab: error: runs/{ALONE}/result.json is damaged; {remedy}\n"
+
+
 def states(call) -> dict[str, str]:
     ended = call("task=sweep", "task.sweep=pairs", "task.format=json")
     assert (ended.status, ended.err) == (0, "")
