@@ -40,7 +40,6 @@ class Column(NamedTuple):
     name: str
     group: str  # what stands above it
     cell: Callable[[Line, Style], str]
-    is_text: bool = False
 
 
 def columns(section: Section, *, without: Sequence[str] = ()) -> list[Column]:

@@ -27,7 +27,7 @@ from mcl_lab.runs.records import RunFolders
 if TYPE_CHECKING:
     from mcl_lab.tracking.mlflow.reader import MlflowRuns
 
-ARTIFACTS = "plots"  # where an MLflow run has them
+ARTIFACTS = "figures"  # where an MLflow run has them; earlier reports attached them there
 
 
 def plot_rows(tables: Sequence[Table], folder: Path, place: "MlflowRuns | RunFolders", attach: bool) -> None:

@@ -86,7 +86,7 @@ def differences(was: Mapping, now: Mapping) -> dict[str, tuple]:
 
 
 def judge(compared: Comparison, tolerance: float) -> tuple[str, bool]:
-    """(the verdict, whether that is well). Programs that read the JSON know the verdict by these words."""
+    """(the verdict in words, whether that is well); programs read the second, `reproduced` in the JSON."""
     if compared.to_the_bit:
         return "reproduced to the bit", True
     if compared.apart <= tolerance:
