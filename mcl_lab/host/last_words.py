@@ -35,16 +35,22 @@ def asked_for(place: Path) -> dict[str, str]:
     return {VARIABLE: str(place.absolute())}
 
 
+def left_in(place: Path) -> str:
+    """What a program left there, "" when nothing; the file is gone afterwards."""
+    words = ""
+    with suppress(OSError):
+        words = place.read_text(encoding="utf-8", errors="replace").strip()
+        place.unlink()
+    return words
+
+
 def why_ended(status: int, place: Path, log: str) -> str:
     """Why a program failed that was started with `asked_for(place)`; the file is gone afterwards.
 
     status: as Python has it, below 0 for the signal that killed it. log: what it printed.
     """
-    with suppress(OSError):
-        words = place.read_text(encoding="utf-8", errors="replace").strip()
-        place.unlink()
-        if words:
-            return words
+    if words := left_in(place):
+        return words
     if status < 0:
         return f"killed by {_name_of(-status)}"
     lines = [line.strip() for line in log.splitlines() if line.strip()]

@@ -155,6 +155,8 @@ class _Work:
             self.places += active.places
             if active.child is not None:
                 self._note_end(active, active.child.returncode)
+            else:
+                self._note_words(active)
             state = self.ledger.standing(active.run).state
             # Running: somebody else's process was faster, and ours gave way. One that was left behind is gone on with.
             if state == "running" or active.child is None and state in ("waiting", "lost"):
@@ -217,6 +219,13 @@ class _Work:
             printed = last_words.end_of(Path(active.run.log), active.printed_from)
             active.attempt.last_words = last_words.why_ended(status, _words_of(active.run), printed)
         self.ledger.try_to_save()
+
+    def _note_words(self, active: _Active) -> None:
+        """Of a process whose exit status is not known: that it failed, when it said why and was not asked to stop."""
+        words = last_words.left_in(_words_of(active.run))
+        if words and self.ledger.standing(active.run).seen.state != "interrupted":
+            active.attempt.ended_ms, active.attempt.last_words = now_ms(), words
+            self.ledger.try_to_save()
 
 
 def _words_of(run: LedgerRun) -> Path:

@@ -302,7 +302,8 @@ def test_gpus_that_may_not_be_used(gpus, monkeypatch):
 def left_behind(sweep, run, seconds, gpu=None):
     """A run as a launcher that was killed leaves it: its process goes on, and the ledger knows it."""
     sweep.seconds[run.name] = seconds
-    process = subprocess.Popen(sweep.command(run), start_new_session=True)
+    words = {"MCL_LAB_LAST_WORDS": str(Path(run.log).with_suffix(".words"))}
+    process = subprocess.Popen(sweep.command(run), start_new_session=True, env=os.environ | words)
     run.attempts.append(Attempt(**ProcessId.of(process.pid).fields(), gpu=gpu, started_ms=1))
     sweep.ledger.save()
     wait_for(Path(run.folder) / "began")
@@ -370,6 +371,19 @@ def test_what_a_killed_launcher_left_and_then_died_is_started_again(sweep):
     sweep.launch(LocalLauncher(), [run])
     timer.join()
     assert sweep.states([run]) == ["finished"] and len(run.attempts) == 2
+
+
+def test_what_a_killed_launcher_left_and_then_failed_says_why(sweep):
+    (run,) = sweep.runs(1, uses_gpu=False)
+    sweep.status = {"r0": 3}
+    process = left_behind(sweep, run, 1.5)
+    reaper = threading.Thread(target=process.wait)  # as init does for an orphan
+    reaper.start()
+    sweep.launch(LocalLauncher(), [run])
+    reaper.join()
+    standing = sweep.ledger.standing(run)
+    assert (standing.state, standing.detail, len(run.attempts)) == ("failed", "it went wrong", 1)
+    assert not list(sweep.folder.glob("*.words"))
 
 
 def test_lost_and_waiting_runs_are_started(sweep):
