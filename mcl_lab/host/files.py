@@ -86,7 +86,10 @@ def alone_in(path: Path) -> Iterator[TextIO]:
     """
     while True:
         with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8", errors="replace") as file:
-            _lock(file.fileno(), wait=True)
+            with suppress(
+                OSError
+            ):  # a file system without locks, whichever way it says so: what is guarded are moments
+                _lock(file.fileno(), wait=True)
             if not _is_at(path, file.fileno()):  # deleted while this process waited for it
                 continue
             yield file

@@ -1,5 +1,7 @@
 """CIFAR files in the official format, small ones, through torchvision's own classes and checksums; no network."""
 
+import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -154,6 +156,16 @@ def test_of_jobs_that_fail_one_tries_at_a_time(archive, tmp_path, monkeypatch):
     with ThreadPoolExecutor(2) as jobs:
         list(jobs.map(load, range(8)))
     assert at_once == [1] * 8
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EIO, errno.EINVAL, errno.EACCES])
+def test_a_file_system_without_locks(number, archive, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / archive.filename).write_bytes(archive.content)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    archive.check(archive.load(str(tmp_path), archive.checksums))
 
 
 def test_no_network_says_which_file_to_put_where(archive, tmp_path, attempts):
