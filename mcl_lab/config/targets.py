@@ -14,6 +14,18 @@ SLURM = "mcl_lab.launch.slurm.SlurmLauncher"
 
 # One name after these and no more: `torch.nn.Linear` yes, `torch.nn.utils.x.y` no.
 _SINGLE_NAME_PACKAGES = ("torch.optim", "torch.optim.lr_scheduler", "torch.nn", "torchvision.models")
+# Those of a place that takes no others; what stands elsewhere, within an own class's arguments for one, may be of any.
+_PACKAGES_OF = {
+    "task": (),
+    "data.images": (),
+    "data.augmentation": (),
+    "pair.peers.*": ("torchvision.models",),
+    "loss.*": ("torch.nn",),
+    "loss.weight_network": (),
+    "loss.meta_event": (),
+    "optimizer": ("torch.optim",),
+    "schedule": ("torch.optim.lr_scheduler",),
+}
 # What a module of ours offers to configs, by the place of the node that may name it: `OFFERED = {"loss.*": ["Classification"]}`.
 _OFFERED = "OFFERED"
 _TASK = "task"  # of which each module in mcl_lab.tasks offers the function that has its name
@@ -28,10 +40,9 @@ _OF_HYDRA = (
 def check_target(key: str, target: object, place: str | None = None) -> None:
     """Refuse what a config must not name; `key` is the node that holds the `_target_`, `loss.classification`.
 
-    Allowed: what a module of ours offers for the `place` of the node (`loss.*`, found by the key when not given), classes of
-    torch.optim, its lr_scheduler and torch.nn, functions and classes of torchvision.models, and public names of the packages
-    listed in the environment variable MCL_LAB_PLUGINS; as the task none but ours and theirs; below `hydra` only its own
-    launcher and sweeper, and our launchers. Raises InputError(KEY._target_).
+    Allowed: what a module of ours offers for the `place` of the node (`loss.*`, found by the key when not given), public names
+    of the PyTorch packages that go with the place, and those of the packages listed in the environment variable
+    MCL_LAB_PLUGINS; below `hydra` only its own launcher and sweeper, and our launchers. Raises InputError(KEY._target_).
     """
     name = f"{key}._target_"
     if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z]\w*(\.\w+)+", target):
@@ -43,7 +54,7 @@ def check_target(key: str, target: object, place: str | None = None) -> None:
     place = place or place_of(key)
     package, _, last = target.rpartition(".")
     top = target.partition(".")[0]
-    others = () if place == _TASK else _SINGLE_NAME_PACKAGES
+    others = _PACKAGES_OF.get(place, _SINGLE_NAME_PACKAGES)
     is_offered = last in _offered_by(package).get(place, ()) or top in plugins() or package in others
     if is_offered and not any(part.startswith("_") for part in target.split(".")):
         return
@@ -54,11 +65,11 @@ def check_target(key: str, target: object, place: str | None = None) -> None:
     right = [
         ", ".join(ours),
         f"public names of {', '.join(others)}" if others else "",
-        "those of the packages listed in",
+        f"those of the packages listed in the environment variable {PLUGINS_VARIABLE}",
     ]
     listed = "; ".join(filter(None, right))
     wrong = "does not exist" if is_missing else "is not allowed here"
-    raise InputError(name, f"{target} {wrong}; allowed are: {listed} the environment variable {PLUGINS_VARIABLE}")
+    raise InputError(name, f"{target} {wrong}; allowed are: {listed}")
 
 
 def place_of(key: str) -> str:

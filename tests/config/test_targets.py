@@ -24,11 +24,32 @@ def allowed(key, target):
     return True
 
 
+OF_TORCH = ["torch.optim.SGD", "torch.optim.lr_scheduler.StepLR", "torch.nn.Linear", "torchvision.models.resnet18"]
+
+
 @pytest.mark.parametrize(
-    "target", ["torch.optim.SGD", "torch.optim.lr_scheduler.StepLR", "torch.nn.Linear", "torchvision.models.resnet18"]
+    ("key", "targets"),
+    [
+        ("optimizer", OF_TORCH[:1]),
+        ("schedule", OF_TORCH[1:2]),
+        ("loss.mine", OF_TORCH[2:3]),
+        ("pair.peers.a", OF_TORCH[3:]),
+        ("loss.mine.inner", OF_TORCH),
+        ("loss.weight_network", []),
+        ("loss.meta_event", []),
+        ("data.images", []),
+        ("data.augmentation", []),
+        ("task", []),
+    ],
 )
-def test_allowed(target):
-    assert allowed("optimizer", target)
+def test_each_place_has_its_own_packages_of_torch(key, targets):
+    assert [target for target in OF_TORCH if allowed(key, target)] == targets
+
+
+def test_a_wrong_place_recommends_no_package_of_another():
+    with pytest.raises(InputError, match="torch.nn; those of the packages listed in") as caught:
+        check_target("loss.classification", "torch.optim.SGD")
+    assert "torch.optim," not in str(caught.value) and "torchvision" not in str(caught.value)
 
 
 TERMS = [
@@ -80,7 +101,13 @@ def test_of_our_own_code_exactly_what_is_meant_for_a_place_is_allowed_there():
 
 
 def test_what_is_offered_is_there():
-    for place in ("data.images", "data.augmentation", "pair.peers.*", "loss.*", "schedule", "task"):
+    modules = [ast.parse(path.read_text()) for path in Path(mcl_lab.__file__).parent.rglob("*.py")]
+    assigned = [node for module in modules for node in module.body if isinstance(node, ast.Assign)]
+    lists = [ast.literal_eval(node.value) for node in assigned if ast.unparse(node.targets[0]) == "OFFERED"]
+    places = {place for found in lists for place in found}
+    assert places >= {"loss.weight_network", "loss.meta_event", "data.images"}
+    for place in [*sorted(places), "task"]:
+        assert offered(place)
         for target in offered(place):
             signature_of(place, target)
 
