@@ -25,10 +25,19 @@ BELOW = {
     "tasks": (*CELLAR, *GROUND, *MEZZANINE, *UPSTAIRS),
     "cli": (*CELLAR, *GROUND, *MEZZANINE, *UPSTAIRS),
     "mcl_lab": ("export",),
+    "run": ("cli",),
 }
-KNOWN_BY = {"mlflow": ("tracking",), "submitit": ("launch",), "torch.distributed": ("distributed",)}
+KNOWN_BY = {
+    "mlflow": ("tracking",),
+    "submitit": ("launch",),
+    "torch.distributed": ("distributed",),
+    "matplotlib": ("results",),
+    "rich": ("host", "terminal", "assembly", "sweeping", "tasks"),
+}
 SCIENCE = ("data", "losses", "meta", "networks", "training")
 NOT_FOR_SCIENCE = ("hydra", "omegaconf", *KNOWN_BY)
+LIGHT = ("cli", "config", "launch", "sweeping")
+BY_NAME = ("mcl_lab.tracking.mlflow_calls",)  # may import what a string names
 HEAVY = ("torch", "torchvision", "mlflow", "matplotlib", "sklearn", "numpy")
 
 
@@ -38,7 +47,7 @@ def modules(package: Path = PACKAGE) -> dict[str, Path]:
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+    return found | {"run": package.parent / "run.py"}
 
 
 def room_of(module: str) -> str:
@@ -93,8 +102,12 @@ def know_too_much(found: dict[str, Path]) -> list[str]:
     wrong = []
     for name, path in found.items():
         room = room_of(name)
+        text = path.read_text(encoding="utf-8")
+        if name not in BY_NAME and any(word in text for word in ("import_module(", "__import__(")):
+            wrong.append(f"{name} imports by a string")
         banned = {package for package, rooms in KNOWN_BY.items() if room not in rooms}
         banned |= set(NOT_FOR_SCIENCE) if room in SCIENCE else set()
+        banned |= set(HEAVY) if room in LIGHT else set()
         known = {other for other in imports(path) for package in banned if f"{other}.".startswith(f"{package}.")}
         wrong += [f"{name} imports {other}" for other in sorted(known)]
     return wrong
@@ -165,6 +178,14 @@ def test_tasks_holds_what_task_names_and_nothing_else():
         ("losses/term.py", "import omegaconf", "mcl_lab.losses.term imports omegaconf"),
         ("terminal/sweep.py", "from mlflow import client", "mcl_lab.terminal.sweep imports mlflow"),
         ("training/step.py", "import torch.distributed.nn", "mcl_lab.training.step imports torch.distributed.nn"),
+        ("training/step.py", "def f():\n    import matplotlib", "mcl_lab.training.step imports matplotlib"),
+        ("training/step.py", "from rich import box", "mcl_lab.training.step imports rich"),
+        ("config/plain.py", "def f():\n    import torch", "mcl_lab.config.plain imports torch"),
+        (
+            "training/trainer.py",
+            "import importlib\nimportlib.import_module('mcl_lab.tracking.mlflow.store')",
+            "mcl_lab.training.trainer imports by a string",
+        ),
     ],
 )
 def test_a_wrong_import_is_found(module, text, said, tmp_path):
@@ -174,6 +195,14 @@ def test_a_wrong_import_is_found(module, text, said, tmp_path):
     name = f"mcl_lab.{module.removesuffix('.py').replace('/', '.')}"
     found = modules() | {name: path}
     assert any(said in line for line in [*forbidden(found), *know_too_much(found)])
+
+
+def test_the_door_leads_to_the_command_line_alone(tmp_path):
+    path = tmp_path / "run.py"
+    path.write_text("import mlflow\nfrom mcl_lab.tasks.train import train")
+    found = modules() | {"run": path}
+    assert "run imports mlflow" in know_too_much(found)
+    assert any(line.startswith("run -> mcl_lab.tasks.train") for line in forbidden(found))
 
 
 @pytest.mark.parametrize(
