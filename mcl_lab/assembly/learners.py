@@ -1,7 +1,8 @@
 """What learns: the cohort, its objective and the weight network. All that they refuse is an InputError."""
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -29,15 +30,21 @@ class Learners(NamedTuple):
 
 
 def build_learners(
-    config: DictConfig, num_classes: int, device: torch.device, image_size: Sequence[int] = (32, 32)
+    config: DictConfig,
+    num_classes: int,
+    device: torch.device,
+    image_size: Sequence[int] = (32, 32),
+    *,
+    trained: bool = False,
 ) -> Learners:
     """What a config trains, freshly initialised from PyTorch's random state: first the cohort, then what the loss has; tried on
-    blank images (height and width) and the labels of a batch."""
+    blank images (height and width) and the labels of a batch. trained: as in `build_network`."""
     cohort = build_cohort(
         config.pair,
         num_classes,
         branches=config.loss.branches,
         autocast=torch.bfloat16 if config.trainer.precision == "bf16" else None,
+        trained=trained,
     ).to(device)
     if config.trainer.channels_last:
         cohort = cohort.to(memory_format=torch.channels_last)
@@ -46,14 +53,20 @@ def build_learners(
     return learners
 
 
-def build_cohort(pair: DictConfig, num_classes: int, *, branches: bool, autocast: torch.dtype | None) -> Cohort:
-    """The peers of a pair, in the order of their keys."""
-    networks = {key: build_network(pair.peers[key], key, num_classes) for key in sorted(pair.peers)}
+def build_cohort(
+    pair: DictConfig, num_classes: int, *, branches: bool, autocast: torch.dtype | None, trained: bool = False
+) -> Cohort:
+    """The peers of a pair, in the order of their keys. trained: as in `build_network`."""
+    keys = sorted(pair.peers)
+    networks = {key: build_network(pair.peers[key], key, num_classes, trained=trained) for key in keys}
+    for key in keys if branches else []:
+        refuse_uncopied(key, *networks[key].stages[1:], networks[key].neck)
     return Cohort(networks, branches=branches, autocast=autocast)
 
 
-def build_network(node: DictConfig, key: str, num_classes: int) -> StagedNetwork:
-    """A peer's network from its node of the config."""
+def build_network(node: DictConfig, key: str, num_classes: int, *, trained: bool = False) -> StagedNetwork:
+    """A peer's network from its node of the config. trained: it is to get the weights of a run that may have been trained before
+    its class refused what it refuses now (`StagedNetwork.check`)."""
     if hasattr(nn.ModuleDict(), key):
         raise InputError(f"pair.peers.{key}", "is a name that PyTorch's modules use themselves; choose another")
     arguments = OmegaConf.masked_copy(node, [str(name) for name in node if name != "name"])
@@ -64,7 +77,25 @@ def build_network(node: DictConfig, key: str, num_classes: int) -> StagedNetwork
     if not isinstance(network, StagedNetwork):
         raise InputError(f"pair.peers.{key}._target_", f"{node._target_} is no StagedNetwork (mcl_lab.networks.staged)")
     _refuse_lazy(f"pair.peers.{key}", network)
+    if not trained:
+        try:
+            network.check()
+        except ValueError as error:
+            raise InputError(f"pair.peers.{key}", str(error)) from error
     return network
+
+
+def refuse_uncopied(key: str, *parts: nn.Module) -> None:
+    """Raise InputError for a layer of a peer that PyTorch cannot copy, as a branch does: one that keeps a tensor computed from
+    its parameters."""
+    for layer in (layer for part in parts for layer in part.modules()):
+        for name, value in vars(layer).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                kept = (
+                    f"a {type(layer).__name__} keeps a {name} that is computed from its parameters and cannot be copied"
+                )
+                hint = "as torch.nn.utils.weight_norm does; torch.nn.utils.parametrizations.weight_norm does not"
+                raise InputError(f"pair.peers.{key}", f"{kept}, {hint}")
 
 
 def build_objective(loss: DictConfig, cohort: Cohort, num_classes: int, device: torch.device) -> Learners:
@@ -113,8 +144,9 @@ def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_
     cohort.eval()
     with torch.no_grad():
         try:
-            embeddings, logits = cohort(images)
-        except (RuntimeError, ValueError) as error:
+            with _taps_are_spared(cohort):
+                embeddings, logits = cohort(images)
+        except (RuntimeError, ValueError, AssertionError) as error:
             networks = [type(peer.network).__module__ for peer in cohort.peers.values()]
             own = [module for module in networks if not module.startswith("mcl_lab.")]
             if own or is_out_of_memory(error):  # where somebody's own breaks, the traceback tells
@@ -129,6 +161,30 @@ def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_
     cohort.train()
     if not terms:
         raise InputError("loss", "every term has weight 0")
+
+
+@contextlib.contextmanager
+def _taps_are_spared(cohort: Cohort) -> Iterator[None]:
+    """Raise InputError when what is computed meanwhile writes into a tap that a branch reads."""
+    taps: list[tuple[str, int, Tensor, int]] = []
+
+    def keep(key: str, k: int, tap: Tensor) -> None:
+        taps.append((key, k, tap, tap._version))
+
+    hooks = [
+        stage.register_forward_hook(lambda _module, _images, tap, key=key, k=k: keep(key, k, tap))
+        for key, peer in cohort.peers.items()
+        for k, stage in enumerate(peer.network.stages[: len(peer.branches)])
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for key, k, tap, version in taps:
+        if tap._version != version:
+            what = f"stages[{k + 1}] writes into the output of stages[{k}], which a branch reads too"
+            raise InputError(f"pair.peers.{key}", f"{what}: it must begin with an operation that is not in-place")
 
 
 def _repeated(of_peers: list[list[Tensor]], count: int) -> list[list[Tensor]]:

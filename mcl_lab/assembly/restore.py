@@ -86,7 +86,7 @@ def networks_of(trained: Trained, peer: str | None) -> dict[str, PortableNetwork
 def untrained(node: DictConfig, key: str, num_classes: int) -> StagedNetwork:
     """`build_network` for other weights than its own: PyTorch's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        return build_network(node, key, num_classes)
+        return build_network(node, key, num_classes, trained=True)
 
 
 def data_of(trained: Trained, config: DictConfig) -> DictConfig:

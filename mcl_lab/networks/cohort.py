@@ -26,6 +26,8 @@ class Peer(nn.Module):
     def __init__(self, network: StagedNetwork, *, branches: bool):
         super().__init__()
         self.network = network
+        if branches:
+            network.spare_taps()
         inner_stages = len(network.stages) - 1 if branches else 0
         self.branches = nn.ModuleList(Branch(network, k) for k in range(inner_stages))
 

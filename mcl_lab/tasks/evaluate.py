@@ -31,7 +31,7 @@ def evaluate(
         run.trainer.precision = "float32"  # of which tf32 is the faster, coarser form
     device = use_device(run.trainer)
     data, images = test_images(trained, config)
-    cohort, objective, *_ = build_learners(run, len(facts.classes), device, images.images.shape[-2:])
+    cohort, objective, *_ = build_learners(run, len(facts.classes), device, images.images.shape[-2:], trained=True)
     restore(trained, "cohort", cohort)
     restore(trained, "objective", objective)
     batches = evaluation_batches(

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from omegaconf import DictConfig
 
-from mcl_lab.assembly.learners import build_network
+from mcl_lab.assembly.learners import build_network, refuse_uncopied
 from mcl_lab.networks.cohort import Peer
 from mcl_lab.terminal.counts import show_counts
 from mcl_lab.terminal.output import put_out
@@ -33,6 +33,7 @@ def summary(
 
 def _counts(node: DictConfig, key: str, num_classes: int, image_size: int) -> dict[str, str | int]:
     network = build_network(node, key, num_classes)
+    refuse_uncopied(key, network)
     peer = Peer(network, branches=True)
     return {
         "network": node.name,
