@@ -14,6 +14,7 @@ KINDS = {
     "run": r"(\w+=\S+ )*(\.venv/bin/)?python run\.py\b",
     "pytest": r"(\.venv/bin/)?python -m pytest\b",
     "module": r"python -m mcl_lab\.",
+    "table": r"python tests/networks/torchvision_table\.py ",  # what it makes, networks/test_torchvision_backbone.py compares
     "cluster": r"python tests/slurm/cluster\.py ",
     "server": r"mlflow (server|ui) ",
     "check": r"(ruff|mypy)\b",
