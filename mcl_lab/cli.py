@@ -33,7 +33,7 @@ from mcl_lab.errors import InputError, Interrupted, RunFailed
 from mcl_lab.host import last_words
 from mcl_lab.host.output import lasting_output, missing_because, unattended
 from mcl_lab.host.secrets import without_secrets
-from mcl_lab.host.text import plain_text, print_anywhere
+from mcl_lab.host.text import plain_text
 from mcl_lab.terminal.help import help_text
 
 SHELL_ACTIONS = ("install=", "uninstall=", "query=")  # Hydra's
@@ -50,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # a second run) a step takes several times as long; so few spins cost next to nothing. Read when PyTorch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     last_words.claim()
-    print_anywhere()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         flags = parse(argv)

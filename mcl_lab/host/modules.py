@@ -23,7 +23,7 @@ def plugins() -> set[str]:
 def libraries_first() -> None:
     """Have what lies in the folder of this package and in the current one be imported only where there is nothing else of that
     name; but plugins from there first."""
-    own = [os.stat(HOUSE), os.stat(".")]
+    own = [os.stat(place) for place in (HOUSE, ".") if os.path.exists(place)]  # the current one may have been deleted
     there = [place for place in sys.path if os.path.exists(place or ".")]
     places = [place for place in there if any(os.path.samestat(os.stat(place or "."), one) for one in own)]
     sys.path[:] = [place for place in sys.path if place not in places]

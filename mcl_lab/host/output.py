@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO, cast
 
 from mcl_lab.host.screen import say
+from mcl_lab.host.text import print_anywhere
 
 NOBODY_READS = {errno.EPIPE, errno.EIO}  # a pipe that was closed; a terminal
 
@@ -41,7 +42,8 @@ class Output:
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Within it printing never fails. Streams that were closed from the start lead nowhere."""
+    """Within it printing fails for no text and no encoding. Streams that were closed from the start lead nowhere."""
+    print_anywhere()
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # or a file gets such a number, and what is printed there
         pass
     os.close(spare)
