@@ -16,6 +16,8 @@ CONFIG_VERSION = 1  # raised when a stored config means something else to newer 
 
 @dataclass(kw_only=True)
 class Session:
+    """What a command asks for beside the run itself."""
+
     config_version: Annotated[int, ">= 1"]
     resume: Annotated[str, "not empty"] | None
     task: dict[str, Any]
@@ -36,6 +38,8 @@ class Config(Session):
 
 @dataclass(kw_only=True)
 class Place:
+    """Where the images are."""
+
     root: Annotated[str, "not empty"] = ABSENT  # only sets that lie in a folder have one
 
 
@@ -85,7 +89,7 @@ class Computing:
 
 @dataclass(kw_only=True)
 class Trainer(Computing):
-    """And what is computed."""
+    """What is computed, and how."""
 
     epochs: Annotated[int, ">= 1"]
     max_steps: Annotated[int, ">= 1"] | None

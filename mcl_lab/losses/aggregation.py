@@ -39,5 +39,5 @@ class Aggregator(Term):
         return ensembles
 
     def loss(self, batch: LossInput) -> Tensor:
-        assert batch.ensembles is not None, "they are this one's"
+        assert batch.ensembles is not None, "the aggregator makes them"
         return total(cross_entropy(ensemble, batch.labels) for ensemble in batch.ensembles)

@@ -26,7 +26,7 @@ class LogitDistillation(Term):
         self.temperature = temperature
 
     def loss(self, batch: LossInput) -> Tensor:
-        assert batch.ensembles is not None, "they are the aggregator's"
+        assert batch.ensembles is not None, "the aggregator makes them"
         return distillation(_own(batch), batch.ensembles, self.temperature)
 
 

@@ -1,5 +1,5 @@
-"""What a term of the objective sees, and is. A term is a module that maps it to weighted scalar losses by name, the same names at
-every step: one that has no part in a step is 0 there.
+"""A term of the objective: a module that maps a LossInput to weighted scalar losses by name, the same names at every step. A loss
+that has no part in a step is 0 there.
 
 S_i heads of peer i, B batch, C classes, D_i embedding width of peer i, P pairs of embeddings (contrastive.py).
 """

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from mcl_lab.runs.checkpoints import UnusableCheckpoint, networks_file, read
-from mcl_lab.runs.journal import Damaged, read_epochs
+from mcl_lab.runs.journal import CLOCK, Damaged, read_epochs
 from mcl_lab.runs.layout import RunFolder
-from mcl_lab.runs.result import read_result
+from mcl_lab.runs.result import FINAL, read_result
 
-CLOCK = {"train/seconds", "train/images_per_second", "train/evaluation_seconds"}  # metrics that no two trainings share
 CHOICE = "best_epoch"  # a final metric that is no percentage
 
 
@@ -161,7 +160,7 @@ def _differences(before: Mapping[int, Mapping], after: Mapping[int, Mapping]) ->
 def _final_metrics(result: Mapping) -> dict[str, float]:
     final = result.get("final")
     found = _numbers(final if isinstance(final, dict) else {})
-    return {name.removeprefix("final/"): value for name, value in found.items()}
+    return {name.removeprefix(FINAL): value for name, value in found.items()}
 
 
 def _numbers(values: Mapping[str, object]) -> dict[str, float]:

@@ -12,9 +12,10 @@ import numpy as np
 from mcl_lab.host.text import plain_text
 from mcl_lab.results.report import Row
 from mcl_lab.results.reported_runs import ReportedPeer, ReportedRun, name_of
+from mcl_lab.runs.journal import CLOCK
 
 ACCURACY = re.compile(r"test/\w+/own_head")
-TERM = re.compile(r"train/(?!learning_rate$|seconds$|images_per_second$|evaluation_seconds$)([^/]+)")
+TERM = re.compile(rf"(?!(?:train/learning_rate|{'|'.join(CLOCK)})$)train/([^/]+)")
 WEIGHT = re.compile(r"layer_weights/(?P<i>\w+)\.(?P<k>\w+)-(?P<j>\w+)\.(?P<z>\w+)")
 
 Epochs = Mapping[int, Mapping[str, float]]  # the metrics of a run by epoch

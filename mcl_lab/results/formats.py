@@ -9,15 +9,12 @@ from typing import NamedTuple
 from mcl_lab.host.text import plain_text
 from mcl_lab.results.report import Line, Row, Section, Table
 from mcl_lab.results.reported_runs import Sample
+from mcl_lab.runs.result import FINAL_METRICS
 
 Tables = Mapping[str, Sequence[Table]]  # by the metric they show
 
-METRICS = {
-    "own_head_last_epoch": "own head, last epoch",
-    "own_head_best_epoch": "own head, best epoch",
-    "best_of_all_heads_and_epochs": "best of all heads and epochs",
-    "ensemble_last_epoch": "ensemble, last epoch",
-}
+CAPTIONS = ("own head, last epoch", "own head, best epoch", "best of all heads and epochs", "ensemble, last epoch")
+METRICS = dict(zip(FINAL_METRICS, CAPTIONS, strict=True))
 NONE = "–"  # there is no such number
 
 

@@ -24,6 +24,7 @@ from mcl_lab.runs.layout import RecordFolder, RunFolder
 
 KIND_TAG = "mcl_lab.kind"  # of what is no run to report: `sweep`, a whole one; `reproduction`, a run trained again
 SWEEP_TAG = "sweep"  # the name of the sweep that a run is a child of
+CLOCK = ("train/seconds", "train/images_per_second", "train/evaluation_seconds")  # metrics that no two trainings share
 LONGEST_LINE = 2**16  # bytes; an epoch of two peers takes about two thousand
 
 State = Literal["running", "submitted", "finished", "failed", "interrupted"]

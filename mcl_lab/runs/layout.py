@@ -1,4 +1,5 @@
-"""What lies where in the folder of a run, and in that of a sweep: every name is written here, and nowhere else."""
+"""What lies where in the folder of a run, and in that of a sweep: every other room takes the names from here. config/, which
+stands below, has its own of `config.yaml`; a test holds the two equal."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,7 +9,7 @@ from mcl_lab.config.compose import defaults_for
 from mcl_lab.config.differences import changes
 from mcl_lab.config.identity import identity_of
 from mcl_lab.config.plain import leaves, plain
-from mcl_lab.runs.result import final_metrics
+from mcl_lab.runs.result import FINAL, final_metrics
 
 
 def record_of(config: DictConfig, folder: Path) -> dict:
@@ -55,7 +55,7 @@ def result_of(config: DictConfig, records: list[dict], environments: list[dict],
         "epochs": len(records),
         "steps": records[-1]["step"],
         "peers": {key: {"network": peers[key]["name"], **final[key], "config": peers[key]} for key in sorted(peers)},
-        "final": {f"final/{key}/{name}": value for key in final for name, value in final[key].items()},
+        "final": {f"{FINAL}{key}/{name}": value for key in final for name, value in final[key].items()},
         "weights": weights,
         "environment": environment,
         **({"earlier_environments": earlier} if earlier else {}),

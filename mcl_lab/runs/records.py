@@ -8,9 +8,7 @@ from mcl_lab.host.processes import ProcessId
 from mcl_lab.runs.journal import KIND_TAG, end_state, read_epochs, read_last_epoch, read_record, read_status
 from mcl_lab.runs.layout import RecordFolder
 from mcl_lab.runs.lock import is_held
-from mcl_lab.runs.result import read_result
-
-FINAL = "final/"  # what the names of final metrics begin with
+from mcl_lab.runs.result import FINAL, read_result
 
 
 class RecordedRun(NamedTuple):

@@ -12,6 +12,8 @@ from mcl_lab.host.files import read_json
 from mcl_lab.runs.layout import RunFolder
 
 HEADLINE = "own_head_last_epoch"
+FINAL_METRICS = (HEADLINE, "own_head_best_epoch", "best_of_all_heads_and_epochs", "ensemble_last_epoch")
+FINAL = "final/"  # what their names begin with where they stand beside other metrics
 
 
 def read_result(folder: Path | str) -> dict[str, Any] | None:

@@ -23,18 +23,14 @@ from mcl_lab.host.uri import credentials
 from mcl_lab.results.selection import baselines_beside
 from mcl_lab.runs.journal import read_record
 from mcl_lab.runs.layout import RunFolder
-from mcl_lab.runs.result import HEADLINE, read_result
+from mcl_lab.runs.result import FINAL_METRICS, HEADLINE, read_result
 from mcl_lab.terminal.commands import baseline_command, command_line, relative
 from mcl_lab.terminal.output import show_lines
 from mcl_lab.tracking.delivery import delivery_error, ui_hint, wait_delivered
 
 LONGEST_LOGGING = 600.0  # seconds that models may take; a few for each is usual
-COLUMNS = {  # metrics in result.json
-    HEADLINE: "own head,\nlast epoch",
-    "own_head_best_epoch": "own head,\nbest epoch",
-    "best_of_all_heads_and_epochs": "best of all\nheads, epochs",
-    "ensemble_last_epoch": "ensemble,\nlast epoch",
-}
+HEADINGS = ("own head,\nlast epoch", "own head,\nbest epoch", "best of all\nheads, epochs", "ensemble,\nlast epoch")
+COLUMNS = dict(zip(FINAL_METRICS, HEADINGS, strict=True))
 
 
 def show_result(config: DictConfig, folder: Path, console: Console) -> None:

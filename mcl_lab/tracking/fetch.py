@@ -19,7 +19,8 @@ from mcl_lab.host.modules import own_process
 from mcl_lab.host.secrets import without_secrets
 from mcl_lab.host.uri import credentials, stored_uri
 from mcl_lab.runs.layout import RunFolder
-from mcl_lab.runs.records import FINAL, StoreUnavailable
+from mcl_lab.runs.records import StoreUnavailable
+from mcl_lab.runs.result import FINAL
 from mcl_lab.tracking.delivery import NOT_INSTALLED
 
 FILES = (RunFolder.config.name, RunFolder.result.name)  # of the artifacts

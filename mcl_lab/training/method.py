@@ -1,6 +1,6 @@
 """How a cohort learns: its method, deep mutual learning say, or L-MCL, as one object that trains and has a state.
 
-B batch, C classes.
+B batch.
 """
 
 import warnings

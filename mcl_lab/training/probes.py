@@ -1,6 +1,7 @@
 """How much of the classes can be told from embeddings: by nearest neighbours and by a linear classifier.
 
-N images, D embedding width, C classes.
+N images, D embedding width. `arrays`: train_embeddings and test_embeddings (N, D) float32, train_labels and test_labels (N,)
+int64.
 """
 
 import warnings

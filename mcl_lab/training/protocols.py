@@ -1,4 +1,4 @@
-"""What training asks of the other rooms: of networks, losses, meta events and data, and of who shows how far it is.
+"""What training asks of the other rooms: of networks, losses, meta events, data, and whatever shows how far a run is.
 
 N peers, S_i heads of peer i, B batch, C classes, D_i embedding width of peer i, P pairs of embeddings of different peers.
 """
@@ -77,6 +77,9 @@ class Batches(Protocol):
 
 
 class Progress(Protocol):
+    """Shows how far a run is: within `of` it is told of each step, whose metrics may lag some steps behind or not be there
+    yet, and of each epoch's record as the journal has it."""
+
     def of(self, *, epochs: int, steps: int, done: int) -> AbstractContextManager[None]: ...
     def step(self, epoch: int, step: int, metrics: Mapping | None) -> None: ...
     def epoch(self, record: dict) -> None: ...

@@ -8,6 +8,7 @@ from mcl_lab.config.check import check, check_network
 from mcl_lab.config.compose import compose
 from mcl_lab.config.identity import identity_of
 from mcl_lab.config.multirun import compose_several
+from mcl_lab.config.signatures import signature_of
 from mcl_lab.config.stored import parse_config, to_yaml
 from mcl_lab.errors import InputError
 
@@ -76,4 +77,13 @@ def test_without_the_table_a_former_name_is_none():
 def test_names_lead_to_what_is_there():
     """And no two to the same, or there were no telling which one was first."""
     assert len(set(former_names.NAMES.values())) == len(former_names.NAMES)
-    assert all(former_names.first_name(former_names.name_now(name)) for name in former_names.NAMES)
+    for name in former_names.NAMES:
+        signature_of("", former_names.name_now(name))  # raises InputError for what is not there
+
+
+def test_a_name_that_leads_nowhere_is_noticed(monkeypatch):
+    monkeypatch.setattr(former_names, "NAMES", {FORMER[0]: NOW})
+    test_names_lead_to_what_is_there()
+    monkeypatch.setitem(former_names.NAMES, FORMER[1], "mcl_lab.networks.nowhere.Network")
+    with pytest.raises(InputError, match="does not exist"):
+        test_names_lead_to_what_is_there()

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from mcl_lab.results import formats
 from mcl_lab.results.published import Published
 from mcl_lab.results.report import Line, Row, Section, Table
 from mcl_lab.results.reported_runs import Sample
+from mcl_lab.runs.result import FINAL_METRICS
+from mcl_lab.tasks.report import report
 
 METRIC = "own_head_last_epoch"
 PAIR = Row(
@@ -176,3 +179,8 @@ def test_odd_names_come_back_from_csv(name):
 )
 def test_plain_text_obeys_nobody(text, shown):
     assert formats.plain_text(text) == shown
+
+
+def test_every_final_metric_can_be_reported():
+    choices = get_args(get_type_hints(report)["metric"])
+    assert choices == (*FINAL_METRICS, "all")

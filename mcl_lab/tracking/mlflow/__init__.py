@@ -1,4 +1,4 @@
-"""What of the recording knows MLflow: its modules import it, which takes seconds; MLflow is set up here, before that."""
+"""What records in MLflow: these modules import it, which takes seconds; it is set up here, before that."""
 
 import os
 
