@@ -2,7 +2,8 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -18,6 +19,9 @@ from mcl_lab.losses.virtual import VirtualLosses
 from mcl_lab.networks.cohort import Cohort, CohortOutput
 from mcl_lab.networks.staged import StagedNetwork
 from mcl_lab.runs.failures import is_out_of_memory
+from mcl_lab.runs.journal import CLOCK
+
+LONGEST_NAME = 246  # characters of a metric; MLflow takes 250
 
 
 class Learners(NamedTuple):
@@ -161,6 +165,23 @@ def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_
     cohort.train()
     if not terms:
         raise InputError("loss", "every term has weight 0")
+    for name in terms:
+        refuse_term_name(name, cohort.peers)
+
+
+def refuse_term_name(name: str, peers: Iterable[str]) -> None:
+    """Raise InputError for what a term may not call one of its losses, as it is tracked as `train/NAME`: a name that MLflow would
+    refuse or could not tell from another, or one that the run gives to a metric of its own."""
+    metric = f"train/{name}"
+    own = {"train/loss", "train/learning_rate", *CLOCK, *(f"train/{peer}/own_head" for peer in peers)}
+    if metric in own:
+        raise InputError("loss", f"a term puts out {name!r}, but the run itself records {metric}; rename it")
+    parts = metric.split("/")
+    if not all(re.fullmatch(r"[\w.\- ]+", part) and part.strip(".") for part in parts) or len(metric) > LONGEST_NAME:
+        rule = "letters, digits, '_', '-', '.' and blanks, with single '/' between"
+        raise InputError(
+            "loss", f"a term puts out {name!r}, which cannot be tracked: use {rule}, at most 240 characters"
+        )
 
 
 @contextlib.contextmanager

@@ -26,6 +26,9 @@ SEE_ALL = "see all settings with: python run.py --cfg job"
 RENAMED = {"task.figure": "task.metric", "task.figures": "task.plots"}  # settings, by the names they had
 SWEEPER_UNUSED = "is not used: list the values on the command line, or in a sweep file"
 _PEER = "pair.peers.*"
+_LONGEST_NAME = (
+    250  # what the databases that MLflow writes to hold of an experiment's; a metric has two peers' in its own
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a lone surrogate stands for a byte that is no UTF-8
 _ENVIRONMENT_ALLOWED = re.compile(r"tracking\..*|data\.root")
 _SWEEP_DEFAULT = {"dir": "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}", "subdir": "${hydra.job.num}"}  # Hydra's
@@ -136,8 +139,10 @@ def _check_peers(pair: dict) -> None:
         raise InputError("pair.peers", "needs one peer or more, e.g. +network@pair.peers.a=resnet32")
     for name, node in pair["peers"].items():
         key = f"pair.peers.{name}"
-        if not re.fullmatch(r"[A-Za-z]\w*", str(name)):
-            raise InputError(key, "a peer's name must be a letter followed by letters, digits and _")
+        if not re.fullmatch(r"[A-Za-z]\w{0,99}", str(name)):
+            raise InputError(
+                key, "a peer's name must be a letter followed by letters, digits and _, 100 characters at most"
+            )
         _check_network(key, node)
 
 
@@ -165,6 +170,9 @@ def _check_loss(loss: dict, peers: int) -> None:
 
 def _check_conflicts(tree: dict) -> None:
     trainer, optimizer, schedule = tree["trainer"], tree["optimizer"], tree["schedule"]
+    for key, name in (("data.name", tree["data"]["name"]), ("tracking.experiment", tree["tracking"]["experiment"])):
+        if len(name) > _LONGEST_NAME:
+            raise InputError(key, f"must be at most {_LONGEST_NAME} characters long, for MLflow, not {len(name)}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", trainer["device"]):
         raise InputError("trainer.device", f"must be auto, cpu, cuda or cuda:N, not {trainer['device']!r}")
     if trainer["precision"] == "tf32" and trainer["device"] == "cpu":

@@ -244,7 +244,7 @@ WRONG_COMMANDS = [
     (["sweep='a/\x1b'", "-m"], "sweep", ["control characters"]),
     # paths that are nowhere, or no file system takes
     ([f"resume={LONG}"], "resume", ["no folder"]),
-    (["resume='~'"], "resume", ["no folder"]),
+    (["resume='~'"], "resume", ["config.yaml"]),
     (["resume=$HOME"], "resume", ["no folder"]),
     (["resume=/dev/null"], "resume", ["no folder"]),
     ([f"hydra.run.dir={LONG}"], "hydra.run.dir", ["too long"]),

@@ -70,6 +70,35 @@ def test_building_leaves_no_trace_in_a_term_that_remembers(monkeypatch):
     assert built.objective.terms["memory"].seen == 0
 
 
+class Named(nn.Module):
+    """A term that calls its loss as it is told."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def forward(self, batch):
+        return {self.name: batch.logits[0][0].mean()}
+
+
+UNTRACKED = ["a//b", "x/", "/x", "", "a&b", "a(b)", "a:b", "a/../b", ".", "x" * 241]
+TAKEN = ["loss", "learning_rate", "seconds", "images_per_second", "evaluation_seconds", "a/own_head"]
+
+
+@pytest.mark.parametrize("name", [*UNTRACKED, *TAKEN])
+def test_what_a_term_may_not_call_its_loss(name, monkeypatch):
+    monkeypatch.setenv("MCL_LAB_PLUGINS", __name__)
+    with pytest.raises(InputError, match="rename it" if name in TAKEN else "cannot be tracked") as caught:
+        learners("baseline", 2, f"+loss.mine={{_target_: {__name__}.Named, name: '{name}'}}")
+    assert caught.value.key == "loss" and repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "own head", "x-1.5", "Verlust_ü", "x" * 240])
+def test_what_a_term_may_call_its_loss(name, monkeypatch):
+    monkeypatch.setenv("MCL_LAB_PLUGINS", __name__)
+    learners("baseline", 2, f"+loss.mine={{_target_: {__name__}.Named, name: '{name}'}}")
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("peers", COHORTS)
 def test_falls_under_sgd(loss, peers):
