@@ -1,6 +1,6 @@
 """The method that a config means: what learns, its optimizers with their schedules, and the meta event."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from omegaconf import DictConfig
 from torch import nn
@@ -9,15 +9,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mcl_lab.assembly.learners import Learners
 from mcl_lab.assembly.target import create
+from mcl_lab.assembly.trial import try_meta_event
 from mcl_lab.errors import InputError
+from mcl_lab.meta.event import MetaEvent
 from mcl_lab.training.method import Method, Update
-from mcl_lab.training.protocols import MetaEvent
 
 FUSED = {f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW")}  # that update all parameters by a kernel or a few
 
 
-def build_method(config: DictConfig, learners: Learners) -> Method:
-    """How a config trains its learners, at the beginning."""
+def build_method(config: DictConfig, learners: Learners, image_size: Sequence[int] = (32, 32)) -> Method:
+    """How a config trains its learners, at the beginning. A meta event of what is not ours is tried on images of that height
+    and width."""
     trainer, network, event = config.trainer, learners.weight_network, config.loss.get("meta_event")
     trained = [learners.cohort, learners.objective]
     _refuse_frozen("pair.peers", trained, "train one of the networks")
@@ -27,6 +29,7 @@ def build_method(config: DictConfig, learners: Learners) -> Method:
         _refuse_frozen("loss.weight_network", [network], "loss.meta_event=null leaves it as it is")
         weight_update = build_update(config.optimizer, config.schedule, [network], trainer.epochs)
         meta_event = build_meta_event(event, learners, weight_update.optimizer)
+        try_meta_event(meta_event, learners, image_size, channels_last=trainer.channels_last)
     return Method(
         learners.cohort,
         learners.objective,

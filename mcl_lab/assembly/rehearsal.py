@@ -40,7 +40,8 @@ class Rehearsal:
         mean, std = config.data.mean or [0.5] * 3, config.data.std or [0.25] * 3
         facts = DataFacts(train.classes, tuple(mean), tuple(std), checksum="")
         self.data = Data(train, {"test": test}, facts, [], [], "")
-        self.method = build_method(config, build_learners(config, num_classes, self.device, (size, size)))
+        learners = build_learners(config, num_classes, self.device, (size, size))
+        self.method = build_method(config, learners, (size, size))
         self.plain_step = Step(self.method.cohort, self.method.objective, self.method.optimizer)
         layout = {"channels_last": config.trainer.channels_last}
         self.batches = training_batches(

@@ -60,10 +60,11 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
     balanced = config.loss.class_balanced
     # Before the learners, which are tried on a batch's labels: a batch that there are no images for may not fit memory either.
     check_batches(data.train, batch_size=config.data.batch_size, class_balanced=balanced)
-    learners = build_learners(config, len(data.train.classes), device, data.train.images.shape[-2:])
+    image_size = data.train.images.shape[-2:]
+    learners = build_learners(config, len(data.train.classes), device, image_size)
     # After the learners: an augmentation that draws random numbers must not change their initial weights.
     batches = training_batches(config.data, data, class_balanced=balanced, seed=config.seed, **layout)
-    method = build_method(config, learners)
+    method = build_method(config, learners, image_size)
     evaluations = {
         name: evaluation_batches(images, data.facts, batch_size=config.data.batch_size, **layout)
         for name, images in data.evaluated.items()

@@ -3,7 +3,11 @@
 A layer y = f(x, w) that is given g, the gradient by y, puts out the gradients by x and w; along a direction (dx, dw) it is
 asked for dy and for what the two gradients change by when g changes by dg. PyTorch knows all of it, but goes many more
 times through the feature maps than needed, and also computes the gradient by w itself, of which nobody asks more than its
-change.
+change. So of gradients by leaves only the changes are right here, not all the gradients themselves. BatchNorm leaves
+running statistics as they are.
+
+A closed form returns NotImplemented where PyTorch's own function is to be called: when no input has a tangent, and for
+forms of a layer that networks seldom take.
 """
 
 from collections.abc import Callable
@@ -12,20 +16,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-
-
-class ClosedForms(TorchFunctionMode):
-    """While it is on, layers that forward mode goes through take the closed forms. Of gradients by leaves then only the
-    changes are right, not all the gradients themselves. BatchNorm leaves running statistics as they are.
-
-    Everything else stays PyTorch's: layers whose input has no tangent, and forms of them that networks seldom take.
-    """
-
-    def __torch_function__(self, function: Callable, types, args=(), kwargs=None):
-        closed_form = CLOSED_FORMS.get(function)
-        found = closed_form(*args, **kwargs or {}) if closed_form else NotImplemented
-        return function(*args, **kwargs or {}) if found is NotImplemented else found
 
 
 def convolution(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):

@@ -1,7 +1,7 @@
 """The meta event: one hypergradient step of the weight network (L-MCL, TPAMI 2023, section 3.5)."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, TypedDict
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mcl_lab.meta.hypergradient import hypergradient
+from mcl_lab.meta.second_derivatives import Product, by_either
 
 OFFERED = {"loss.meta_event": ["MetaEvent"]}  # to configs, by place
 
@@ -56,6 +57,7 @@ class MetaEvent:
         self.virtual_steps = VirtualSteps(
             inner_steps=inner_steps, outer_steps=outer_steps, momentum=momentum, weight_decay=weight_decay
         )
+        self.along: Product = by_either  # how its products with second derivatives are computed
         self._draws = False  # whether the losses were seen to draw random numbers on a CUDA device
 
     def due(self, batch: int) -> bool:
@@ -67,7 +69,7 @@ class MetaEvent:
         virtual steps of length `lr`. Changes nothing, so it may be broken off anywhere.
 
         Raises RuntimeError when a CUDA graph is to be made of losses that draw random numbers."""
-        trained, places = _trained(self.losses), list(_places(self.losses))
+        trained, places = _trained(self.losses), list(places_of(self.losses))
         buffers: dict[Tensor, Tensor] = {buffer: buffer.clone() for buffer in self.losses.buffers()}
 
         def loss(theta: dict[str, Tensor], weight_network: nn.Module | None) -> Tensor:
@@ -82,30 +84,20 @@ class MetaEvent:
             trained,
             list(_trained(self.weight_network).values()),
             lr=lr,
+            along=self.along,
             **self.virtual_steps,
         )
 
     @contextmanager
     def _same_draws(self, device: torch.device) -> Iterator[None]:
-        """Whatever is drawn inside, dropout say, is the same at every call, and none of it is used up."""
-        cuda = [device] if device.type == "cuda" else []
-        if cuda and torch.cuda.is_current_stream_capturing():  # a graph cannot put random states back
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # a graph cannot put random states back
             if self._draws:
                 raise RuntimeError("the losses of a meta event draw random numbers")
             yield
             return
-        of_python, of_numpy = random.getstate(), numpy.random.get_state()
-        with torch.random.fork_rng(devices=cuda):
-            before = [torch.cuda.get_rng_state(one) for one in cuda]
-            try:
-                yield
-                drawn = any(
-                    not state.equal(torch.cuda.get_rng_state(one)) for one, state in zip(cuda, before, strict=True)
-                )
-                self._draws = self._draws or drawn
-            finally:
-                random.setstate(of_python)
-                numpy.random.set_state(of_numpy)
+        with same_draws(device) as drawn:
+            yield
+            self._draws = self._draws or drawn()
 
     def apply(self, gradients: list[Tensor]) -> None:
         """One step of the weight network's optimizer along `gradients`."""
@@ -115,12 +107,27 @@ class MetaEvent:
         self.optimizer.zero_grad(set_to_none=True)
 
 
+@contextmanager
+def same_draws(device: torch.device) -> Iterator[Callable[[], bool]]:
+    """Whatever is drawn inside, dropout say, is the same each time, and none of it is used up. Yields what tells whether
+    random numbers of a CUDA device have been drawn."""
+    cuda = [device] if device.type == "cuda" else []
+    of_python, of_numpy = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng(devices=cuda):
+        before = [torch.cuda.get_rng_state(one) for one in cuda]
+        try:
+            yield lambda: any(not a.equal(torch.cuda.get_rng_state(b)) for a, b in zip(before, cuda, strict=True))
+        finally:
+            random.setstate(of_python)
+            numpy.random.set_state(of_numpy)
+
+
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that require gradient, by name; one in several places once."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def _places(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def places_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(name, parameter or buffer) of every place that holds one, also where several hold the same; the places of a module that
     has several names by one of them, as functional_call, given more, leaves its values in the module."""
     for prefix, part in module.named_modules():

@@ -77,8 +77,13 @@ class Cohort(nn.Module):
             return self._forward(images)
         with torch.autocast(images.device.type, self.autocast):
             output = self._forward(images)
-        return CohortOutput(*([[x.float() for x in stages] for stages in peers] for peers in output))
+        return CohortOutput(*([[_at_least_float32(x) for x in stages] for stages in peers] for peers in output))
 
     def _forward(self, images: Tensor) -> CohortOutput:
         outputs = [peer(images) for peer in self.peers.values()]
         return CohortOutput([embeddings for embeddings, _ in outputs], [logits for _, logits in outputs])
+
+
+def _at_least_float32(value: Tensor) -> Tensor:
+    """Autocast leaves float64 as it is."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
 
-from mcl_lab.meta import hypergradient as module
+from mcl_lab.meta import second_derivatives
 from mcl_lab.meta.hypergradient import hypergradient
 
 B = 5
@@ -49,7 +48,7 @@ def forward_mode_only(monkeypatch):
     def fall_back(*_, **__):
         pytest.fail("an operation has no forward mode")
 
-    monkeypatch.setattr(module, "_reverse_over_reverse", fall_back)
+    monkeypatch.setattr(second_derivatives, "double_backward", fall_back)
 
 
 def assert_unrolled(unrolled, body, relative=1e-11, **options):
@@ -209,8 +208,8 @@ class Cubed(nn.Module):
 
 @pytest.mark.parametrize(
     "middle",
-    [Cubed(), nn.GroupNorm(2, 4), nn.LayerNorm(4), weight_norm(nn.Conv2d(4, 4, 1))],
-    ids=["of one's own", "group norm", "layer norm", "weight norm"],
+    [Cubed(), nn.GroupNorm(2, 4), nn.SiLU()],
+    ids=["of one's own", "group norm", "silu"],
 )
 def test_operations_without_forward_mode(middle, unrolled):
     assert_unrolled(unrolled, nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), middle, nn.Conv2d(4, 2, 3)))
