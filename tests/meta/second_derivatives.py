@@ -117,6 +117,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "expand": (lambda: Of(lambda x: x[:, :1].expand(-1, 3, -1, -1) * x[:, :3]), MAPS),
     "permute, transpose": (lambda: Of(lambda x: x.permute(0, 2, 3, 1).transpose(1, 2).contiguous()), MAPS),
     "squeeze, unsqueeze": (lambda: Of(lambda x: x[:1].squeeze(0).unsqueeze(1)), MAPS),
+    "slices": (lambda: Of(lambda x: x[:, :2, 1:] * x[:, 2:, :-1] + x[:, :4, :4, :].square()[:, :2, 1:]), MAPS),
     "indexing": (lambda: Of(lambda x: x[torch.tensor([0, 1, 1])] * x[:1, ..., :1]), MAPS),
     "writing into a slice": (lambda: Of(written_into), MAPS),
     "in place": (lambda: Of(lambda x: x.sin().mul_(x).add_(x)), MAPS),
