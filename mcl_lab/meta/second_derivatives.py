@@ -66,8 +66,8 @@ def gradient(loss: OfVector, theta: Tensor) -> Tensor:
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """w = g v / |v|, the norm over all dimensions but `dim`, or over all for -1. PyTorch's kernel has no forward mode, and its
-    double backward holds |v| fixed."""
+    """w = g v / |v|, the norm over all dimensions but `dim`, or over all for -1. PyTorch's kernel has no forward mode and a wrong
+    double backward."""
     norm = torch.linalg.vector_norm(v) if dim == -1 else torch.norm_except_dim(v, 2, dim)
     return v * (g / norm)
 
