@@ -71,7 +71,7 @@ def second_derivatives(module: nn.Module, call: Call, along: Product) -> str:
 
     def outputs(values: dict[str, Tensor]) -> list[Tensor]:
         args, kwargs = tree_unflatten([values.get(f"input {place}", value) for place, value in enumerate(given)], form)
-        put = {parameter: values[f"parameter {name}"] for name, parameter in named.items()}
+        put: dict[Tensor, Tensor] = {parameter: values[f"parameter {name}"] for name, parameter in named.items()}
         put |= {buffer: value.clone() for buffer, value in buffers.items()}
         state = {place: put[tensor] for place, tensor in places}
         with same_draws(device):

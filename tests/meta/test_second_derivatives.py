@@ -133,6 +133,11 @@ class Turned(nn.Module):
         return self.turn(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def twice():
+    layer = nn.Conv2d(4, 4, 1)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
 class Own(StagedNetwork):
     def __init__(self, middle):
         stages = [nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), nn.BatchNorm2d(4), middle()) for _ in range(2)]
@@ -145,15 +150,18 @@ def trial(middle, autocast=None):
     terms = {"mutual_contrastive": parts.losses.weighted_terms[0]}
     learners = Learners(parts.losses.cohort, Objective(terms), parts.weight_network, parts.losses)
     before = copy.deepcopy(parts.losses.state_dict()), torch.get_rng_state(), random.getstate()
+    parameters = [*map(id, parts.losses.parameters())]
     try_meta_event(parts.event, learners, (8, 8), channels_last=False)
     after = parts.losses.state_dict(), torch.get_rng_state(), random.getstate()
     assert all(value.equal(after[0][name]) for name, value in before[0].items())
+    assert parameters == [*map(id, parts.losses.parameters())]
     assert before[1].equal(after[1]) and before[2] == after[2]
     return parts.event
 
 
 TAKEN = {
     "plain": (nn.Identity, forward_over_reverse),
+    "shared": (twice, forward_over_reverse),
     "weight norm": (lambda: weight_norm(nn.Conv2d(4, 4, 1)), forward_over_reverse),
     "hardsigmoid": (nn.Hardsigmoid, forward_over_reverse),
     "dropout": (lambda: nn.Dropout(0.3), forward_over_reverse),
