@@ -98,7 +98,7 @@ def refuse_uncopied(key: str, *parts: nn.Module) -> None:
                 kept = (
                     f"a {type(layer).__name__} keeps a {name} that is computed from its parameters and cannot be copied"
                 )
-                hint = "as torch.nn.utils.weight_norm does; compute it in forward"
+                hint = "as torch.nn.utils.weight_norm does; torch.nn.utils.parametrizations.weight_norm does not"
                 raise InputError(f"pair.peers.{key}", f"{kept}, {hint}")
 
 

@@ -136,6 +136,6 @@ def test_a_run_has_config_data_and_plots(server, sweep, browser, picture):
     browser.wait_for("digits (", "Training", "pair.peers.a.widths", "Parent run")
     browser.open(f"{page}/artifacts/config.yaml")
     browser.wait_for("config_version: 1", "mcl_lab.networks.resnet.ResNet")
-    browser.open(f"{page}/artifacts/plots/accuracy.png")
+    browser.open(f"{page}/artifacts/figures/accuracy.png")
     browser.wait_for("accuracy.png")
     assert any((image.get_attribute("src") or "").startswith("blob:") for image in browser.find("img"))

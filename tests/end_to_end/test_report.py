@@ -110,7 +110,7 @@ def test_plots_of_a_row_are_drawn_and_attached(call, delivered, tmp_path):
     assert re.fullmatch(r"resnet8-lmcl-[0-9a-f]{8}", folder.name)
     names = {f"{name}.{kind}" for name in ("accuracy", "loss") for kind in ("png", "svg")}
     assert {file.name for file in folder.iterdir()} >= names
-    attached = {file.name: file.read_bytes() for file in tmp_path.glob("mlartifacts/**/plots/*")}
+    attached = {file.name: file.read_bytes() for file in tmp_path.glob("mlartifacts/**/figures/*")}
     assert attached == {file.name: file.read_bytes() for file in folder.iterdir()}
     again = call("task=report", "task.plots=again", "task.source=folders", "task.format=csv")
     assert again.err.splitlines()[-1] == "mcl_lab: plots of 1 rows are in again"
