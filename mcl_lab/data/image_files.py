@@ -37,7 +37,7 @@ class ImageFiles(NamedTuple):
     paths: list[str]
     labels: list[int]  # places in classes
     classes: tuple[str, ...]
-    remarks: tuple[str, ...]  # what else is in the folder, or is odd about it, for a person
+    remarks: tuple[str, ...] = ()  # what else is in the folder, or is odd about it, for a person
 
     def first(self, limit: int | None) -> "ImageFiles":
         """At most `limit` files of each class, the first by path; None: all."""
