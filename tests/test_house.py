@@ -163,6 +163,12 @@ def test_composing_checking_and_submitting_import_nothing_that_takes_seconds(sta
     assert not {name: others for name, others in heavy.items() if others}
 
 
+def test_the_command_line_draws_nothing_before_it_has_to():
+    """Importing rich takes a tenth of the time in which a wrong setting is refused."""
+    outside = imported_at_once("mcl_lab.cli", modules())
+    assert not [name for name, others in outside.items() if any(other.split(".")[0] == "rich" for other in others)]
+
+
 def test_tasks_holds_what_task_names_and_nothing_else():
     files = {path.stem for path in (PACKAGE / "tasks").glob("*.py")} - {"__init__"}
     assert files == {path.stem for path in (HOUSE / "conf" / "task").glob("*.yaml")}

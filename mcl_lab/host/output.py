@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO, cast
 
-from mcl_lab.host.screen import say
 from mcl_lab.host.text import print_anywhere
 
 NOBODY_READS = {errno.EPIPE, errno.EIO}  # a pipe that was closed; a terminal
@@ -80,5 +79,7 @@ def unattended() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGHUP, before)
         if reason := missing_because():
+            from mcl_lab.host.screen import say  # not at once: rich takes a moment, which every command would wait for
+
             say(f"what was printed is not whole: {reason}")
             cast(Output, sys.stdout).error = None
