@@ -29,7 +29,7 @@ class DataFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """Images on the device they are used on. `left_out`: what could not be read of either part; `warnings`: in short; `told`:
+    """Images on the device they are used on. `left_out`: what could not be read of either part; `warnings`: in short; `description`:
     what all of it is, in a line."""
 
     train: ImageSet
@@ -37,7 +37,7 @@ class Data:
     facts: DataFacts
     warnings: list[str]
     left_out: list[str]
-    told: str
+    description: str
 
 
 def read_images(data: DictConfig) -> Splits:
@@ -69,7 +69,7 @@ def build_data(data: DictConfig, device: torch.device) -> Data:
         facts=DataFacts(train.classes, tuple(data.mean or mean), tuple(data.std or std), *checksums),
         warnings=[line for name, part in splits._asdict().items() for line in left_out_warning(name, part)],
         left_out=[f"{name} {file}" for name, part in splits._asdict().items() for file in part.left_out],
-        told=_description(data.name, {"train": train, **evaluated}, splits),
+        description=_description(data.name, {"train": train, **evaluated}, splits),
     )
 
 

@@ -79,7 +79,7 @@ def begin(run: PreparedRun, goes_on: bool) -> list[dict]:
     run.journal.status("running")
     start_sender(run.folder, run.config.tracking.uri, run.config.tracking.system)
     log.info("%s at epoch %d, step %d", "going on" if goes_on else "starting", position.epoch + 1, position.step)
-    log.info(run.data.told)
+    log.info(run.data.description)
     for warning in run.warnings:
         log.warning(warning)
     for image in run.data.left_out:

@@ -91,7 +91,7 @@ def prepare(config: DictConfig, folder: Path, console: Console, tags: Mapping[st
         save=save,
         record=journal.append,
         progress=ConsoleProgress(
-            console, networks, ensembles=learners.objective.aggregator is not None, data=data.told
+            console, networks, ensembles=learners.objective.aggregator is not None, data=data.description
         ),
     )
     warnings = [*data.warnings, *batches.warnings, *unsafe_place(config.tracking)]

@@ -26,9 +26,8 @@ SEE_ALL = "see all settings with: python run.py --cfg job"
 RENAMED = {"task.figure": "task.metric", "task.figures": "task.plots"}  # settings, by the names they had
 SWEEPER_UNUSED = "is not used: list the values on the command line, or in a sweep file"
 _PEER = "pair.peers.*"
-_LONGEST_NAME = (
-    250  # what the databases that MLflow writes to hold of an experiment's; a metric has two peers' in its own
-)
+# What the databases that MLflow writes to hold of an experiment's name. A metric has the names of two peers in its own.
+_LONGEST_NAME = 250
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a lone surrogate stands for a byte that is no UTF-8
 _ENVIRONMENT_ALLOWED = re.compile(r"tracking\..*|data\.root")
 _SWEEP_DEFAULT = {"dir": "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}", "subdir": "${hydra.job.num}"}  # Hydra's

@@ -1,16 +1,15 @@
 """`~` in settings that are paths: no shell replaces it after KEY=, so it is done here, for all of them alike."""
 
-import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mcl_lab.errors import InputError
+from mcl_lab.host.files import expanded
 
 # Besides tracking.uri, where it is part of a URI (host/uri.py).
 PATHS = (
     *("hydra.run.dir", "resume", "sweep", "data.root"),
-    *("task.checkpoint", "task.folder", "task.plots", "task.run", "task.runs"),
+    *("task.checkpoint", "task.folder", "task.moved_from", "task.plots", "task.run", "task.runs"),
 )
 
 
@@ -29,12 +28,4 @@ def expand_home(config: DictConfig) -> DictConfig:
 
 
 def _expanded(key: str, path: Any) -> Any:
-    if not isinstance(path, str) or not path.startswith("~"):
-        return path
-    expanded = os.path.expanduser(path)
-    if expanded.startswith("~"):
-        user = path.partition("/")[0]
-        raise InputError(
-            key, f"{user} is nobody's home folder; write the whole path, or ./{user} for a folder of that name"
-        )
-    return expanded
+    return str(expanded(path, key)) if isinstance(path, str) and path.startswith("~") else path

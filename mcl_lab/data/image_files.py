@@ -165,7 +165,8 @@ def _remarks(
     folder: Path, key: str, classes: Sequence[str], paths: Sequence[str], others: Counter[str]
 ) -> Iterator[str]:
     """What of a folder may be a mistake, and is taken as ImageFolder takes it."""
-    inner = Counter(os.path.dirname(os.path.relpath(path, folder)) for path in paths)
+    images_in = Counter(map(os.path.dirname, paths))
+    inner = {os.path.relpath(place, folder): count for place, count in images_in.items()}
     hidden = [name for name in classes if name.startswith(".")]
     outside = sum(_has_image_name(entry.name) and not _is_folder(entry, key) for entry in _entries(folder, key))
     if others:

@@ -40,7 +40,8 @@ def expanded(path: str, key: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         home = Path(path).parts[0]
-        raise InputError(key, f"there is no home folder that {home} could stand for; write the whole path") from None
+        remedy = f"write the whole path, or ./{home} for a folder of that name"
+        raise InputError(key, f"there is no home folder that {home} could stand for; {remedy}") from None
 
 
 def write_json(path: Path, value: dict[str, Any], *, shared: bool = False) -> None:
@@ -86,9 +87,8 @@ def alone_in(path: Path) -> Iterator[TextIO]:
     """
     while True:
         with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8", errors="replace") as file:
-            with suppress(
-                OSError
-            ):  # a file system without locks, whichever way it says so: what is guarded are moments
+            # A file system without locks, whichever way it says so: what is guarded are moments.
+            with suppress(OSError):
                 _lock(file.fileno(), wait=True)
             if not _is_at(path, file.fileno()):  # deleted while this process waited for it
                 continue

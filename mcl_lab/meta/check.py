@@ -22,9 +22,8 @@ from mcl_lab.meta.second_derivatives import OfVector, Product, gradient
 Call = tuple[tuple, dict[str, Any]]  # positional and named arguments
 RIGHT, UNKNOWN = "right", "unknown"  # unknown: differences tell nothing
 
-NEAR = (
-    0.1  # of the values' size: the distance to where it is looked at, as what is 0 or has converged hides derivatives
-)
+# Of the values' size: the distance to where derivatives are looked at, as what is 0 or has converged hides them.
+NEAR = 0.1
 STEP = 1e-6  # of differences of the output
 SHORT_STEP = 1e-9  # of differences of the gradient: kinks are not likely to lie on the way
 TOLERANCE = 1e-3  # differences are nearer than this, wrong derivatives are not

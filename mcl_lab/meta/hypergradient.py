@@ -72,9 +72,8 @@ def of_vector(loss: Loss, shapes: Mapping[str, torch.Size]) -> OfVector:
 
     def value(theta: Tensor) -> Tensor:
         parts = theta.split(sizes)
-        with sdpa_kernel(
-            SDPBackend.MATH
-        ):  # other kernels of attention have no second derivative, and dropout of their own
+        # Other kernels of attention have no second derivative, and dropout of their own.
+        with sdpa_kernel(SDPBackend.MATH):
             return loss({name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)})
 
     return value

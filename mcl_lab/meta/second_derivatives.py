@@ -31,7 +31,7 @@ def by_either(loss, theta, direction, meta_params, *, by_theta):
     """`forward_over_reverse` where all operations have a forward mode, else `double_backward`."""
     try:
         return forward_over_reverse(loss, theta, direction, meta_params, by_theta=by_theta)
-    except NotImplementedError:  # an operation of somebody's network has no forward mode
+    except NotImplementedError:  # an operation without a forward mode, SiLU for one
         return double_backward(loss, theta, direction, meta_params, by_theta=by_theta)
 
 

@@ -45,7 +45,7 @@ def sync(
             raise InputError("task.runs", f"there is no folder {place}; give a run folder or a folder of them")
     folders = sorted({record.parent for place in places for record in place.rglob(RecordFolder.record.name)})
     if moved_from is not None:
-        follow_move(Path(moved_from).expanduser().absolute(), Path.cwd(), folders, config.tracking.uri)
+        follow_move(Path(moved_from).absolute(), Path.cwd(), folders, config.tracking.uri)
     known, failed = Known(), 0
     old: Counter[str] = Counter()
     for folder in folders:

@@ -17,6 +17,7 @@ TYPED = [
     (["task=report"], "task.plots"),
     (["task=reproduce"], "task.run"),
     (["task=clean"], "task.runs"),
+    (["task=sync"], "task.moved_from"),
 ]
 
 

@@ -87,4 +87,4 @@ def one_class_to_test():
     ],
 )
 def test_a_line_tells_what_the_images_are(source, line):
-    assert built(source).told == line
+    assert built(source).description == line
