@@ -29,8 +29,8 @@ class DataFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """Images on the device they are used on. `left_out`: what could not be read of either part; `warnings`: in short; `description`:
-    what all of it is, in a line."""
+    """Images on the device they are used on. `left_out`: what could not be read of either part; `warnings`: in short;
+    `description`: what all of it is, in a line."""
 
     train: ImageSet
     evaluated: dict[str, ImageSet]  # test, and validation when some were held out

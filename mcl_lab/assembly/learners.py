@@ -53,7 +53,10 @@ def build_learners(
     if config.trainer.channels_last:
         cohort = cohort.to(memory_format=torch.channels_last)
     learners = build_objective(config.loss, cohort, num_classes, device)
-    _refuse_useless(cohort, learners.objective, torch.zeros(2, 3, *image_size, device=device), config.data.batch_size)
+    blank = torch.zeros(2, 3, *image_size, device=device)
+    terms = _refuse_useless(cohort, learners.objective, blank, config.data.batch_size)
+    for name in [] if trained else terms:
+        _refuse_term_name(name, cohort.peers)
     return learners
 
 
@@ -141,10 +144,10 @@ def _refuse_lazy(key: str, module: nn.Module) -> None:
             )
 
 
-def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_size: int) -> None:
+def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_size: int) -> Iterable[str]:
     """A trial on blank images (2, 3, H, W), which may be too small for a network, and of an objective, which has no terms when
     all its weights are 0. A copy of the objective is tried, as terms may remember what they have seen, and on as many labels
-    as a batch has."""
+    as a batch has. Returns the names of the losses."""
     cohort.eval()
     with torch.no_grad():
         try:
@@ -165,11 +168,10 @@ def _refuse_useless(cohort: Cohort, objective: Objective, images: Tensor, batch_
     cohort.train()
     if not terms:
         raise InputError("loss", "every term has weight 0")
-    for name in terms:
-        refuse_term_name(name, cohort.peers)
+    return terms
 
 
-def refuse_term_name(name: str, peers: Iterable[str]) -> None:
+def _refuse_term_name(name: str, peers: Iterable[str]) -> None:
     """Raise InputError for what a term may not call one of its losses, as it is tracked as `train/NAME`: a name that MLflow would
     refuse or could not tell from another, or one that the run gives to a metric of its own."""
     metric = f"train/{name}"

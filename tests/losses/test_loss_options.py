@@ -29,12 +29,12 @@ COHORTS = {  # of unequal widths, and the larger ones of unequal depth and numbe
 }  # fmt: skip
 
 
-def learners(loss, peers, *changes):
+def learners(loss, peers, *changes, trained=False):
     small = [f"pair.peers.{peer}.widths=[4,4,4]" for peer in "ab"]
     config = compose(["pair=resnet8", f"loss={loss}", *small, *COHORTS[peers], *changes])
     check(config)
     torch.manual_seed(0)
-    built = build_learners(config, 4, torch.device("cpu"))
+    built = build_learners(config, 4, torch.device("cpu"), trained=trained)
     for module in (built.cohort, built.objective, built.weight_network):
         if module is not None:
             module.double()
@@ -91,6 +91,11 @@ def test_what_a_term_may_not_call_its_loss(name, monkeypatch):
     with pytest.raises(InputError, match="rename it" if name in TAKEN else "cannot be tracked") as caught:
         learners("baseline", 2, f"+loss.mine={{_target_: {__name__}.Named, name: '{name}'}}")
     assert caught.value.key == "loss" and repr(name) in str(caught.value)
+
+
+def test_a_run_that_was_trained_before_may_have_called_it_so(monkeypatch):
+    monkeypatch.setenv("MCL_LAB_PLUGINS", __name__)
+    learners("baseline", 2, f"+loss.mine={{_target_: {__name__}.Named, name: a//b}}", trained=True)
 
 
 @pytest.mark.parametrize("name", ["a/b", "own head", "x-1.5", "Verlust_ü", "x" * 240])
