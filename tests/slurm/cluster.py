@@ -34,6 +34,7 @@ MARK = "MCL_LAB_TEST_CLUSTER"  # in the environment of every daemon: FOLDER:NAME
 # What a person's own environment may say to SLURM's commands and jobs, and the tests' must not.
 OUTER = ("SLURM_", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_", "SLURMD_")
 OUTER += ("CUDA_VISIBLE_DEVICES",)
+_CLAIMS: list[socket.socket] = []  # of ports, see _free_ports
 LONGEST_SOCKET = 107  # bytes that Linux takes for the path of a socket
 OVER = (
     "COMPLETED",
@@ -439,17 +440,22 @@ def _write(file: Path, content: str | bytes, mode: int = 0o644) -> None:
 
 
 def _free_ports(number: int) -> list[int]:
-    """Ports below those that the kernel gives to outgoing connections, or one of these might take them meanwhile."""
+    """Ports below those that the kernel gives to outgoing connections, or one of these might take them meanwhile. Each is claimed
+    as long as this process lives, by an abstract socket of its name: a cluster that starts at the same moment would find it
+    free as well."""
     found: list[int] = []
     while len(found) < number:
         port = random.SystemRandom().randrange(10_000, 32_000)
+        claim = socket.socket(socket.AF_UNIX)
         with socket.socket() as probe:
             try:
+                claim.bind(f"\0port {port} of a test cluster")
                 probe.bind(("127.0.0.1", port))
             except OSError:
+                claim.close()
                 continue
-        if port not in found:
-            found.append(port)
+        _CLAIMS.append(claim)
+        found.append(port)
     return found
 
 

@@ -4,12 +4,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from cluster import Cluster, ClusterError
+from cluster import Cluster, ClusterError, _free_ports
 
 SCRIPT = Path(__file__).with_name("cluster.py")
 SHOW_GPUS = 'echo "${CUDA_VISIBLE_DEVICES-unset}"'
+
+
+def test_two_clusters_that_start_at_once_share_no_port(monkeypatch):
+    """Though nobody listens on the first one's yet, and chance has it that both ask for the same."""
+    drawn = iter([first := _free_ports(1)[0], *(other := _free_ports(1)), *range(20_000, 21_000)])
+    monkeypatch.setattr("random.SystemRandom", lambda: SimpleNamespace(randrange=lambda *_: next(drawn)))
+    assert not {first, *other} & {*_free_ports(2)}
 
 
 def test_ended_jobs_are_accounted_with_their_exit_status(cluster, tmp_path):
